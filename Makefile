@@ -1,0 +1,64 @@
+# Everything that is done with this repository. `make help` lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-build build demo test test-long lint bench doc fuzz simulate clean
+
+SHELL := /usr/bin/env bash
+target := $(or $(CARGO_TARGET_DIR),target)
+
+# RocksDB is C++: a compiler cache makes it a matter of seconds after the first time. It is found through PATH and not set as
+# CC and CXX: cargo would compile all C++ again whenever those come or go, as when somebody calls cargo by hand. Looked for
+# when a recipe runs, since `setup` may just have installed it.
+cache = $(firstword $(wildcard /usr/lib/ccache/bin /usr/lib64/ccache /usr/lib/ccache))
+cargo = $(if $(cache),PATH="$(cache):$$PATH" )cargo
+
+# What end-to-end tests, the demo and the benchmarks start.
+programs := -p barnraiser-node -p barnraiser-bootstrap -p barnraiser-tests --bins
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
+
+setup: ## installs what is missing to build and test (Debian and Ubuntu; elsewhere it says what is missing)
+	@.ci/setup
+
+setup-build:
+	@.ci/setup build
+
+build: setup-build ## the programs, into target/debug
+	$(cargo) build $(programs)
+
+demo: build ## a whole network on this machine, on real sources, narrated
+	$(target)/debug/barn demo
+
+test: setup ## all tests but the long ones
+	$(cargo) build $(programs)
+	$(cargo) nextest run --workspace
+	$(cargo) test --workspace --doc --quiet
+
+test-long: setup ## all tests, the long ones too (hours)
+	$(cargo) build $(programs)
+	BARN_LONG=1 $(cargo) nextest run --workspace --profile long
+
+lint: setup ## format, clippy with warnings denied, the rules of the house (tests/tests/tidy.rs)
+	$(cargo) fmt --all --check
+	$(cargo) clippy --workspace --all-targets -- --deny warnings
+	$(cargo) nextest run -p barnraiser-tests --test tidy
+
+bench: setup-build ## figures, as a table and into target/bench: AREA=dispatch|idle|… or all
+	$(cargo) build $(programs)
+	$(cargo) run -p barnraiser-tests --bin barn-bench -- $(AREA)
+
+doc: ## the book (with mdbook) and the reference of the code
+	@if command -v mdbook >/dev/null; then mdbook build docs --dest-dir "$$(realpath -m $(target))/book" && echo "the book: $(target)/book/index.html"; \
+	else echo "mdbook is not installed, so there is no book: 'cargo install --locked mdbook' brings it; its pages are readable as they are in docs/src"; fi
+	$(cargo) doc --workspace --no-deps
+	@echo "the reference: $(target)/doc/barnraiser_protocol/index.html"
+
+fuzz: setup ## property tests of what reads foreign bytes, with many cases: CASES=20000
+	PROPTEST_CASES=$(or $(CASES),20000) $(cargo) nextest run --profile long -p barnraiser-protocol -p barnraiser-store
+
+simulate: setup-build ## a simulated network: SCENARIO=faults NODES=100 SEED=1
+	$(cargo) run --release -p barnraiser-simulations -- $(or $(SCENARIO),faults) --nodes $(or $(NODES),100) --seed $(or $(SEED),1)
+
+clean: ## removes what was built
+	$(cargo) clean

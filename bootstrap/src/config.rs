@@ -1,0 +1,88 @@
+//! What the network layer is told at its start, and what it asks its owner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
+use barnraiser_protocol::keys::SecretKey;
+use barnraiser_protocol::time::Timestamp;
+use barnraiser_store::Store;
+use libp2p::Multiaddr;
+
+/// Whether a blob may be given away.
+pub trait BlobAccess: Send + Sync {
+    /// Whether `hash` may be served to `to`. Called for each request, from the network's tasks: it must not block.
+    fn may_serve(&self, hash: &BlobHash, to: &NodeId) -> bool;
+}
+
+/// The records that this node has, for anti-entropy. Called from threads where blocking is allowed.
+pub trait RecordSource: Send + Sync {
+    /// All live records of `network` that are not forgotten before `cut`, in any order: when each is forgotten (the end of
+    /// its effect plus the grace, `Record::forget_at`), and its id.
+    fn summary(&self, network: &NetworkId, cut: Timestamp) -> Vec<(Timestamp, RecordId)>;
+    /// The bytes of those of `ids` that are still here, as they were received, in any order.
+    fn get(&self, network: &NetworkId, ids: &[RecordId]) -> Vec<Vec<u8>>;
+}
+
+/// How much of this machine peers may use.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Peers of each network to which connections are kept open.
+    pub peers_per_network: usize,
+    /// Below this many peers of a network, more are looked for.
+    pub peers_wanted: usize,
+    /// Connections in all, bulk ones included.
+    pub connections: u32,
+    /// Units and inline blobs read from disk for peers at the same time; each takes up to about 1 MiB of memory.
+    pub serving: usize,
+    /// Exchanges of records with peers at the same time, each way.
+    pub syncs: usize,
+    /// The time between two exchanges of records with a random peer, for each network; drawn between 3/4 and 5/4.
+    pub sync_interval: Duration,
+    /// A provider that sends nothing for so long loses the unit.
+    pub stall: Duration,
+    /// The longest that a provider may take for one unit.
+    pub unit_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            peers_per_network: 32,
+            peers_wanted: 8,
+            connections: 256,
+            serving: 16,
+            syncs: 4,
+            sync_interval: Duration::from_secs(30),
+            stall: Duration::from_secs(10),
+            unit_time_max: Duration::from_secs(180),
+        }
+    }
+}
+
+/// What [`crate::start`] needs.
+#[derive(Clone)]
+pub struct NetConfig {
+    /// The node's key; its public half is the PeerId.
+    pub key: SecretKey,
+    /// Where to listen. TCP (`/ip4/0.0.0.0/tcp/4001`) and QUIC (`/ip4/0.0.0.0/udp/4001/quic-v1`); port 0 is any free one.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses under which others reach this node although it does not listen there itself (behind a forwarded port).
+    pub external: Vec<Multiaddr>,
+    /// Name and version of this program, shown to peers.
+    pub agent: String,
+    /// How much peers may use.
+    pub limits: Limits,
+    /// Where blobs are fetched to and served from.
+    pub store: Store,
+    /// Who may have which blob.
+    pub access: Arc<dyn BlobAccess>,
+    /// The records to reconcile.
+    pub records: Arc<dyn RecordSource>,
+}
+
+impl std::fmt::Debug for NetConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetConfig").field("key", &self.key).field("listen", &self.listen).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,279 @@
+//! Anti-entropy over the network: drives [`barnraiser_protocol::sync::Session`] on a stream.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use barnraiser_protocol::id::{NetworkId, NodeId};
+use barnraiser_protocol::sync::{CUT_AHEAD, Frame, Refusal, SYNC_FRAME_BYTES_MAX, SYNC_PROTOCOL, Session, SyncFault, Turn};
+use barnraiser_protocol::time::Timestamp;
+use libp2p::PeerId;
+use libp2p::swarm::{Stream, StreamProtocol};
+
+use crate::config::RecordSource;
+use crate::event::{Misbehaviour, NetEvent, Via};
+use crate::identity::node_id;
+use crate::net::{Context, NetError};
+use crate::substream::frame::{self, FrameError, within};
+use crate::substream::{Inbound, Lane, OpenError};
+
+/// The longest that a peer may think about its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that one exchange may take.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What an exchange of records brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SyncReport {
+    /// Records that came.
+    pub received: u64,
+    /// Turns of this side.
+    pub turns: u64,
+}
+
+/// Why records were not exchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Not connected, or not a member.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// No stream.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The peer does not want to.
+    #[error("the peer refuses to exchange records: {0}")]
+    Refused(Refusal),
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Fault(#[from] SyncFault),
+    /// The peer sent something out of turn.
+    #[error("the peer sent a frame out of turn")]
+    OutOfTurn,
+    /// The stream.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The peer closed before the end.
+    #[error("the peer closed the stream before the end")]
+    Closed,
+    /// An exchange of these records with this peer is under way already.
+    #[error("an exchange with this peer is under way already")]
+    UnderWay,
+    /// It took longer than any exchange should.
+    #[error("not done after {} s", SESSION_TIMEOUT.as_secs())]
+    TimedOut,
+    /// A thread of this node failed.
+    #[error("this node failed to look its records up: {0}")]
+    Local(String),
+}
+
+impl SyncError {
+    /// What the peer did wrong, if it is to blame.
+    fn misbehaviour(&self) -> Option<Misbehaviour> {
+        let is_fault = match self {
+            Self::Fault(_) | Self::OutOfTurn => true,
+            Self::Frame(error) => error.is_misbehaviour(),
+            _ => false,
+        };
+        is_fault.then(|| Misbehaviour::Protocol { protocol: SYNC_PROTOCOL, what: self.to_string() })
+    }
+}
+
+/// Forgets that an exchange is under way, however it ends.
+struct UnderWay<'a> {
+    context: &'a Context,
+    key: (NetworkId, PeerId),
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(context: &'a Context, key: (NetworkId, PeerId)) -> Result<Self, SyncError> {
+        if !context.under_way().insert(key) {
+            return Err(SyncError::UnderWay);
+        }
+        Ok(Self { context, key })
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.context.under_way().remove(&self.key);
+    }
+}
+
+/// Begins an exchange with `node` and sees it through.
+pub(crate) async fn open(context: &Arc<Context>, network: NetworkId, node: NodeId) -> Result<SyncReport, SyncError> {
+    if !context.joined().contains(&network) {
+        return Err(NetError::NotAMember(network).into());
+    }
+    let peer = context.connect(node, Vec::new()).await?;
+    let _under_way = UnderWay::begin(context, (network, peer))?;
+    // Closed never: the semaphore lives as long as its context.
+    let _permit = context.syncing.acquire().await.map_err(|_| NetError::ShutDown)?;
+    let exchange = async {
+        let mut stream = context.opener.open(peer, StreamProtocol::new(SYNC_PROTOCOL), Lane::Control).await?;
+        let cut = now() + CUT_AHEAD;
+        let mut side = Side::new(context, network, node, cut, Session::open).await?;
+        let turn = side.turn().await?;
+        within(TURN_TIMEOUT, frame::write(&mut stream, &Frame::Open { network, cut, turn })).await?;
+        loop {
+            match read(&mut stream).await? {
+                Some(Frame::Turn(turn)) => side.take(turn).await?,
+                Some(Frame::Refused(refusal)) => return Err(SyncError::Refused(refusal)),
+                Some(Frame::Open { .. }) => return Err(SyncError::OutOfTurn),
+                None => return Err(SyncError::Closed),
+            }
+            if side.is_finished() {
+                return Ok(side.report);
+            }
+            let turn = side.turn().await?;
+            within(TURN_TIMEOUT, frame::write(&mut stream, &Frame::Turn(turn))).await?;
+        }
+    };
+    let result = tokio::time::timeout(SESSION_TIMEOUT, exchange).await.unwrap_or(Err(SyncError::TimedOut));
+    finish(context, network, peer, node, result).await
+}
+
+/// Sees an exchange through that a peer began.
+pub(crate) async fn answer(context: Arc<Context>, inbound: Inbound) {
+    let Inbound { peer, mut stream, slot: _slot, .. } = inbound;
+    let Some(node) = node_id(&peer) else { return };
+    let mut asked = None;
+    let exchange = async {
+        let (network, cut, turn) = match read(&mut stream).await? {
+            Some(Frame::Open { network, cut, turn }) => (network, cut, turn),
+            Some(_) => return Err(SyncError::OutOfTurn),
+            None => return Ok(SyncReport::default()),
+        };
+        let member = context.joined().contains(&network);
+        let refusal = match context.answering.try_acquire() {
+            Ok(permit) if member => Ok(permit),
+            Ok(_) => Err(Refusal::UnknownNetwork),
+            Err(_) => Err(Refusal::Busy),
+        };
+        let _permit = match refusal {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                within(TURN_TIMEOUT, frame::write(&mut stream, &Frame::Refused(refusal))).await?;
+                return Ok(SyncReport::default());
+            }
+        };
+        asked = Some(network);
+        let mut side = Side::new(&context, network, node, cut, Session::answer).await?;
+        let mut next = turn;
+        loop {
+            side.take(next).await?;
+            let turn = side.turn().await?;
+            within(TURN_TIMEOUT, frame::write(&mut stream, &Frame::Turn(turn))).await?;
+            next = match read(&mut stream).await? {
+                Some(Frame::Turn(turn)) => turn,
+                Some(_) => return Err(SyncError::OutOfTurn),
+                // The opener closes once neither has anything left.
+                None => return Ok(side.report),
+            };
+        }
+    };
+    let result = tokio::time::timeout(SESSION_TIMEOUT, exchange).await.unwrap_or(Err(SyncError::TimedOut));
+    match asked {
+        // The result is logged and reported there.
+        Some(network) => drop(finish(&context, network, peer, node, result).await),
+        None => {
+            if let Some(what) = result.err().and_then(|error| error.misbehaviour()) {
+                context.report(peer, what).await;
+            }
+        }
+    }
+}
+
+async fn finish(
+    context: &Context,
+    network: NetworkId,
+    peer: PeerId,
+    node: NodeId,
+    result: Result<SyncReport, SyncError>,
+) -> Result<SyncReport, SyncError> {
+    match &result {
+        Ok(report) => {
+            tracing::debug!(network = %network.short(), %peer, ?report, "records exchanged");
+            // Whoever does not listen does not need to know.
+            let _ = context.emit(NetEvent::Synced { network, node, received: report.received }).await;
+        }
+        Err(error) => {
+            tracing::debug!(network = %network.short(), %peer, %error, "records not exchanged");
+            if let Some(what) = error.misbehaviour() {
+                context.report(peer, what).await;
+            }
+        }
+    }
+    result
+}
+
+async fn read(stream: &mut Stream) -> Result<Option<Frame>, FrameError> {
+    within(TURN_TIMEOUT, frame::read(stream, SYNC_FRAME_BYTES_MAX)).await
+}
+
+/// This side of an exchange. Its work is done on threads where blocking is allowed: hashing 100,000 ids takes
+/// milliseconds, and looking records up reads the disk.
+struct Side<'a> {
+    context: &'a Context,
+    network: NetworkId,
+    peer: NodeId,
+    records: Arc<dyn RecordSource>,
+    /// Always there but while a step is under way.
+    session: Option<Session>,
+    report: SyncReport,
+}
+
+impl<'a> Side<'a> {
+    async fn new(
+        context: &'a Context,
+        network: NetworkId,
+        peer: NodeId,
+        cut: Timestamp,
+        begin: fn(Vec<barnraiser_protocol::id::RecordId>) -> Session,
+    ) -> Result<Self, SyncError> {
+        let records = context.config.records.clone();
+        let source = records.clone();
+        let begin = move || {
+            let records = source.summary(&network, cut).into_iter();
+            begin(records.filter(|(forgotten, _)| *forgotten >= cut).map(|(_, id)| id).collect())
+        };
+        let session = tokio::task::spawn_blocking(begin).await.map_err(|error| SyncError::Local(error.to_string()))?;
+        Ok(Self { context, network, peer, records, session: Some(session), report: SyncReport::default() })
+    }
+
+    async fn step<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Session) -> T + Send + 'static) -> Result<T, SyncError> {
+        let mut session = self.session.take().ok_or(SyncError::OutOfTurn)?;
+        let (session, result) = tokio::task::spawn_blocking(move || {
+            let result = work(&mut session);
+            (session, result)
+        })
+        .await
+        .map_err(|error| SyncError::Local(error.to_string()))?;
+        self.session = Some(session);
+        Ok(result)
+    }
+
+    async fn turn(&mut self) -> Result<Turn, SyncError> {
+        let (records, network) = (self.records.clone(), self.network);
+        self.report.turns += 1;
+        self.step(move |session| session.turn(|ids| records.get(&network, ids))).await
+    }
+
+    async fn take(&mut self, turn: Turn) -> Result<(), SyncError> {
+        let records = self.step(move |session| session.handle(turn)).await??;
+        for bytes in records {
+            self.report.received += 1;
+            let event = NetEvent::Record { network: self.network, bytes, from: self.peer, via: Via::Sync };
+            self.context.emit(event).await?;
+        }
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_finished)
+    }
+}
+
+/// This machine's clock.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,97 @@
+//! The data that follows an answer: chunks of a `u32` length and that many bytes, up to an end mark.
+
+use std::io;
+use std::time::Duration;
+
+use barnraiser_protocol::codec::DecodeError;
+use barnraiser_protocol::transfer::{CHUNK_BYTES_MAX, DATA_ABORTED, DATA_END};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::substream::frame::{FrameError, within};
+
+/// Reads data of exactly `expected` bytes, each chunk within `patience`.
+///
+/// # Errors
+/// [`FrameError::Bad`] where the peer sends another number of bytes.
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin), expected: usize, patience: Duration) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = Vec::with_capacity(expected);
+    loop {
+        let more = within(patience, async {
+            let mut prefix = [0; 4];
+            stream.read_exact(&mut prefix).await?;
+            let length = match u32::from_le_bytes(prefix) {
+                DATA_END => return Ok(false),
+                DATA_ABORTED => return Err(io::Error::other("the peer could not read on").into()),
+                length => length as usize,
+            };
+            if length > CHUNK_BYTES_MAX || bytes.len() + length > expected {
+                return Err(DecodeError::TooLarge { given: bytes.len() + length, limit: expected }.into());
+            }
+            let start = bytes.len();
+            bytes.resize(start + length, 0);
+            stream.read_exact(&mut bytes[start..]).await?;
+            Ok(true)
+        })
+        .await?;
+        if !more {
+            break;
+        }
+    }
+    if bytes.len() < expected {
+        return Err(DecodeError::Malformed(format!("{} of {expected} bytes", bytes.len())).into());
+    }
+    Ok(bytes)
+}
+
+/// Writes `bytes` as data, each chunk within `patience`.
+///
+/// # Errors
+/// [`FrameError`].
+pub(super) async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], patience: Duration) -> Result<(), FrameError> {
+    let mut framed = Vec::with_capacity(4 + CHUNK_BYTES_MAX.min(bytes.len()) + 4);
+    let mut chunks = bytes.chunks(CHUNK_BYTES_MAX).peekable();
+    loop {
+        framed.clear();
+        if let Some(chunk) = chunks.next() {
+            // A chunk is far below 4 GiB.
+            framed.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
+            framed.extend_from_slice(chunk);
+        }
+        let last = chunks.peek().is_none();
+        if last {
+            framed.extend_from_slice(&DATA_END.to_le_bytes());
+        }
+        within(patience, async { Ok(stream.write_all(&framed).await?) }).await?;
+        if last {
+            return within(patience, async { Ok(stream.flush().await?) }).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures::io::Cursor;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn data_comes_back_whole_and_other_lengths_are_refused() {
+        for length in [0, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, 1 << 20] {
+            let bytes = vec![7; length];
+            let mut wire = Vec::new();
+            write(&mut wire, &bytes, PATIENCE).await.unwrap();
+            assert_eq!(read(&mut Cursor::new(&wire), length, PATIENCE).await.unwrap(), bytes);
+            let longer = read(&mut Cursor::new(&wire), length + 1, PATIENCE).await.unwrap_err();
+            assert!(longer.is_misbehaviour(), "{longer}");
+            if length > 0 {
+                let shorter = read(&mut Cursor::new(&wire), length - 1, PATIENCE).await.unwrap_err();
+                assert!(shorter.is_misbehaviour(), "{shorter}");
+                let cut = read(&mut Cursor::new(&wire[..wire.len() - 4]), length, PATIENCE).await.unwrap_err();
+                assert!(!cut.is_misbehaviour(), "a broken connection is nobody's fault: {cut}");
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Works with one provider of a fetch: asks what it has, then takes unit after unit.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use barnraiser_protocol::id::NodeId;
+use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, FRAME_BYTES_MAX, Held, INLINE_BYTES_MAX, Next, Request};
+use barnraiser_store::geometry::encoded_length;
+use barnraiser_store::{PartialBlob, PartialError};
+use libp2p::PeerId;
+use libp2p::swarm::Stream;
+use tokio::time::Instant;
+
+use super::fetch::{Fetch, blocking};
+use super::{FetchError, PROTOCOL, data};
+use crate::event::Misbehaviour;
+use crate::net::NetError;
+use crate::substream::frame::{self, FrameError, within};
+use crate::substream::{Lane, OpenError};
+
+/// Units asked for ahead on a bulk connection: while one is being proven, the next is under way.
+const DEPTH_BULK: usize = 2;
+/// On a control connection a unit at a time, so that records still pass.
+const DEPTH_CONTROL: usize = 1;
+/// The longest that connecting to a provider may take, its addresses looked up if need be.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A provider that is itself still fetching is asked this often what it has by now.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// As often may a provider say that it lacks a unit which it said to have.
+const MISSES_MAX: u32 = 3;
+
+/// Why a provider is of no more use to this fetch.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Lost {
+    #[error("does not have it")]
+    NotFound,
+    #[error("refuses to serve it")]
+    Refused,
+    #[error("is busy")]
+    Busy,
+    #[error("is only reachable through a relay, which carries no blobs")]
+    Relayed,
+    #[error("{0}")]
+    Misbehaved(Misbehaviour),
+    #[error("says that it has {0} bytes, more than wanted")]
+    TooLong(u64),
+    #[error("says that it has {claimed} bytes, {wanted} are wanted")]
+    OtherLength { claimed: u64, wanted: u64 },
+    #[error("{0}")]
+    Connection(String),
+    /// Not the provider's fault, and the end of the fetch.
+    #[error("{0}")]
+    Fatal(FetchError),
+}
+
+impl From<FrameError> for Lost {
+    fn from(error: FrameError) -> Self {
+        if error.is_misbehaviour() {
+            Self::Misbehaved(Misbehaviour::Protocol { protocol: BLOB_PROTOCOL, what: error.to_string() })
+        } else {
+            Self::Connection(error.to_string())
+        }
+    }
+}
+
+impl From<OpenError> for Lost {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Relayed(_) => Self::Relayed,
+            OpenError::ShutDown => Self::Fatal(NetError::ShutDown.into()),
+            other => Self::Connection(other.to_string()),
+        }
+    }
+}
+
+fn out_of_turn(what: &str) -> Lost {
+    Lost::Misbehaved(Misbehaviour::Protocol { protocol: BLOB_PROTOCOL, what: what.into() })
+}
+
+/// Takes units from `node` until all are done.
+pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
+    let connect = tokio::time::timeout(CONNECT_TIMEOUT, fetch.context.connect(node, Vec::new()));
+    let peer = match connect.await {
+        Ok(Ok(peer)) => peer,
+        Ok(Err(NetError::ShutDown)) => return Err(Lost::Fatal(NetError::ShutDown.into())),
+        Ok(Err(error)) => return Err(Lost::Connection(error.to_string())),
+        Err(_) => return Err(Lost::Connection(format!("can't be reached within {CONNECT_TIMEOUT:?}"))),
+    };
+    let mut control = fetch.context.opener.open(peer, PROTOCOL, Lane::Control).await?;
+    // Only who may have to send it anyway is asked for the blob itself.
+    let inline_max = match fetch.request.length {
+        Some(length) if length > INLINE_BYTES_MAX => 0,
+        _ => INLINE_BYTES_MAX as u32,
+    };
+    let request = Request::Have { hash: *fetch.hash(), inline_max };
+    let (length, held, has_data) = ask(fetch, &mut control, &request).await?;
+    if length > fetch.request.limit {
+        return Err(Lost::TooLong(length));
+    }
+    if let Some(wanted) = fetch.request.length.filter(|wanted| *wanted != length) {
+        return Err(Lost::OtherLength { claimed: length, wanted });
+    }
+    if has_data && length > u64::from(inline_max) {
+        return Err(out_of_turn("data that was not asked for"));
+    }
+    let partial = fetch.begin(node, length).await?;
+    let mut provider = Provider { fetch, node, partial, held, misses: 0 };
+    if has_data {
+        let range = ByteRange { start: 0, end: length };
+        let bytes = provider.data(&mut control, range).await?;
+        return provider.keep(range, bytes).await;
+    }
+    let (mut stream, depth) = provider.lane(peer, control).await?;
+    provider.units(&mut stream, depth).await
+}
+
+/// One request and its answer.
+async fn ask(fetch: &Fetch<'_>, stream: &mut Stream, request: &Request) -> Result<(u64, Held, bool), Lost> {
+    let patience = fetch.context.config.limits.stall;
+    within(patience, frame::write(stream, request)).await?;
+    answer(patience, stream).await
+}
+
+async fn answer(patience: Duration, stream: &mut Stream) -> Result<(u64, Held, bool), Lost> {
+    match within(patience, frame::read(stream, FRAME_BYTES_MAX)).await? {
+        Some(Answer::Found { length, held, data }) => Ok((length, held, data)),
+        Some(Answer::NotFound) => Err(Lost::NotFound),
+        Some(Answer::Busy) => Err(Lost::Busy),
+        Some(Answer::Refused) => Err(Lost::Refused),
+        None => Err(Lost::Connection("the peer closed the stream".into())),
+    }
+}
+
+struct Provider<'a> {
+    fetch: &'a Fetch<'a>,
+    node: NodeId,
+    partial: PartialBlob,
+    held: Held,
+    misses: u32,
+}
+
+impl Provider<'_> {
+    /// The stream for the units: a bulk connection, or the control connection for what is small and for peers that can't
+    /// be dialled (a volunteer behind a router who dialled us).
+    async fn lane(&self, peer: PeerId, control: Stream) -> Result<(Stream, usize), Lost> {
+        if self.partial.length() <= INLINE_BYTES_MAX {
+            return Ok((control, DEPTH_CONTROL));
+        }
+        match self.fetch.context.opener.open(peer, PROTOCOL, Lane::Bulk).await {
+            Ok(bulk) => Ok((bulk, DEPTH_BULK)),
+            Err(error @ (OpenError::Relayed(_) | OpenError::ShutDown)) => Err(error.into()),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no bulk connection: the control connection must do");
+                Ok((control, DEPTH_CONTROL))
+            }
+        }
+    }
+
+    async fn units(&mut self, stream: &mut Stream, depth: usize) -> Result<(), Lost> {
+        let limits = &self.fetch.context.config.limits;
+        let mut asked: VecDeque<ByteRange> = VecDeque::new();
+        loop {
+            let changed = self.fetch.changed.notified();
+            let mut wait = None;
+            while asked.len() < depth {
+                match self.fetch.next(self.node, &self.held) {
+                    (Next::Unit(range), _) => {
+                        let request = Request::Get { hash: *self.fetch.hash(), range };
+                        asked.push_back(range);
+                        within(limits.stall, frame::write(stream, &request)).await?;
+                    }
+                    (Next::Finished, _) if asked.is_empty() => return Ok(()),
+                    (Next::Finished, _) => break,
+                    (Next::Wait(until), age) => {
+                        wait = until.map(|until| until.saturating_sub(age));
+                        break;
+                    }
+                }
+            }
+            if let Some(range) = asked.pop_front() {
+                let unit = tokio::time::timeout(limits.unit_time_max, self.unit(stream, range)).await;
+                unit.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))?;
+                continue;
+            }
+            let partial_holder = self.held != Held::All;
+            let patience = if partial_holder { wait.map_or(ASK_AGAIN, |wait| wait.min(ASK_AGAIN)) } else { wait.unwrap_or(Duration::MAX) };
+            let started = Instant::now();
+            tokio::select! {
+                () = sleep(patience) => {}
+                () = changed => {}
+            }
+            if partial_holder {
+                // A peer that is fetching too: it may have more by now. Others' progress does not make us ask faster.
+                tokio::time::sleep_until(started + ASK_AGAIN.min(patience)).await;
+                let request = Request::Have { hash: *self.fetch.hash(), inline_max: 0 };
+                let (length, held, data) = ask(self.fetch, stream, &request).await?;
+                self.check(length, data, false)?;
+                self.held = held;
+            }
+        }
+    }
+
+    /// Takes the answer to the request for `range`.
+    async fn unit(&mut self, stream: &mut Stream, range: ByteRange) -> Result<(), Lost> {
+        match answer(self.fetch.context.config.limits.stall, stream).await {
+            Ok((length, held, has_data)) => {
+                self.check(length, has_data, true)?;
+                self.held = held;
+                let bytes = self.data(stream, range).await?;
+                self.keep(range, bytes).await
+            }
+            Err(Lost::NotFound) if self.misses < MISSES_MAX => {
+                self.misses += 1;
+                self.fetch.failed(self.node, range);
+                // Until it is asked again, it has nothing.
+                self.held = Held::Ranges(barnraiser_protocol::bounded::BoundedVec::new());
+                Ok(())
+            }
+            Err(lost) => Err(lost),
+        }
+    }
+
+    fn check(&self, length: u64, has_data: bool, wanted: bool) -> Result<(), Lost> {
+        if length != self.partial.length() {
+            let what = format!("{length} bytes, after {}", self.partial.length());
+            return Err(Lost::Misbehaved(Misbehaviour::WrongLength(what)));
+        }
+        if has_data != wanted {
+            return Err(out_of_turn(if wanted { "no data where some were asked for" } else { "data that was not asked for" }));
+        }
+        Ok(())
+    }
+
+    async fn data(&self, stream: &mut Stream, range: ByteRange) -> Result<Vec<u8>, Lost> {
+        // A unit's encoding is about a MiB.
+        let expected = encoded_length(&(range.start..range.end), self.partial.length()) as usize;
+        Ok(data::read(stream, expected, self.fetch.context.config.limits.stall).await?)
+    }
+
+    /// Has the store prove and keep a unit.
+    async fn keep(&self, range: ByteRange, bytes: Vec<u8>) -> Result<(), Lost> {
+        let partial = self.partial.clone();
+        let written = blocking(*self.fetch.hash(), move || partial.write_unit(range.start..range.end, &bytes)).await;
+        match written {
+            Ok(()) => {
+                self.fetch.done(self.node, range);
+                Ok(())
+            }
+            Err(FetchError::Store { source, .. }) if source.is_peers_fault() => {
+                Err(Lost::Misbehaved(Misbehaviour::WrongBytes(source.to_string())))
+            }
+            // Another fetch or an import completed it meanwhile.
+            Err(FetchError::Store { source: PartialError::Ended(_), .. }) => Ok(()),
+            Err(error) => Err(Lost::Fatal(error)),
+        }
+    }
+}
+
+/// Sleeps; for ever where the time can't be reckoned with.
+async fn sleep(time: Duration) {
+    match Instant::now().checked_add(time) {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,103 @@
+//! A peer that speaks the blob protocol by hand, to break its rules.
+
+use barnraiser_bootstrap::identity::{keypair, with_peer};
+use barnraiser_bootstrap::substream::{Behaviour, Inbound, frame};
+use barnraiser_bootstrap::{Multiaddr, swarm};
+use barnraiser_protocol::id::NodeId;
+use barnraiser_protocol::keys::SecretKey;
+use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, FRAME_BYTES_MAX, Held, Request};
+use barnraiser_store::Store;
+use futures::{AsyncWriteExt as _, StreamExt as _};
+use libp2p::swarm::SwarmEvent;
+
+/// What it does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Flips one byte of each unit.
+    FlippedByte,
+    /// States a longer blob, and encodes what it has.
+    LongerBlob,
+    /// Sends half a unit, then nothing.
+    Stall,
+    /// Answers with a frame that is longer than any may be.
+    OversizedAnswer,
+    /// Sends data without end.
+    EndlessData,
+}
+
+pub struct Liar {
+    pub id: NodeId,
+    pub address: Multiaddr,
+}
+
+impl Liar {
+    /// A liar with the blobs of `store`.
+    pub async fn start(store: Store, lie: Lie) -> Self {
+        let key = SecretKey::from_seed(&rand::random());
+        let (behaviour, opener, mut inbound) = Behaviour::new(&[BLOB_PROTOCOL]);
+        let mut swarm = swarm::swarm(keypair(&key).unwrap(), behaviour).unwrap();
+        swarm.listen_on(super::rig::TCP.parse().unwrap()).unwrap();
+        let address = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+                break with_peer(address, *swarm.local_peer_id());
+            }
+        };
+        tokio::spawn(async move {
+            let _opener = opener;
+            loop {
+                tokio::select! {
+                    _ = swarm.select_next_some() => {}
+                    Some(stream) = inbound.recv() => {
+                        tokio::spawn(lies(store.clone(), stream, lie));
+                    }
+                }
+            }
+        });
+        Self { id: key.node(), address }
+    }
+}
+
+async fn lies(store: Store, inbound: Inbound, lie: Lie) {
+    let Inbound { mut stream, .. } = inbound;
+    while let Ok(Some(request)) = frame::read::<Request>(&mut stream, FRAME_BYTES_MAX).await {
+        let hash = *request.hash();
+        let real = store.length(&hash).unwrap().unwrap();
+        let length = if lie == Lie::LongerBlob { real + 1 } else { real };
+        let data = matches!(request, Request::Get { .. });
+        if lie == Lie::OversizedAnswer {
+            let _ = stream.write_all(&(FRAME_BYTES_MAX as u32 + 1).to_le_bytes()).await;
+            let _ = stream.write_all(&vec![0; FRAME_BYTES_MAX + 1]).await;
+            return;
+        }
+        if frame::write(&mut stream, &Answer::Found { length, held: Held::All, data }).await.is_err() {
+            return;
+        }
+        let Request::Get { range, .. } = request else { continue };
+        let mut bytes = Vec::new();
+        store.encode_ranges(&hash, range.start..range.end.min(real), &mut bytes).unwrap();
+        match lie {
+            Lie::FlippedByte => {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+            }
+            Lie::Stall => bytes.truncate(bytes.len() / 2),
+            _ => {}
+        }
+        for chunk in bytes.chunks(60_000) {
+            let _ = stream.write_all(&(chunk.len() as u32).to_le_bytes()).await;
+            let _ = stream.write_all(chunk).await;
+        }
+        if lie == Lie::EndlessData {
+            while stream.write_all(&[1, 0, 0, 0, 9]).await.is_ok() {}
+            return;
+        }
+        let _ = stream.flush().await;
+        if lie == Lie::Stall {
+            // Keeps the stream open and silent until the other side gives up.
+            let _ = frame::read::<Request>(&mut stream, FRAME_BYTES_MAX).await;
+            std::future::pending::<()>().await;
+        }
+        let _ = stream.write_all(&0u32.to_le_bytes()).await;
+        let _ = stream.flush().await;
+    }
+}

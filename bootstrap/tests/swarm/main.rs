@@ -1,0 +1,9 @@
+//! Whole nodes on loopback: finding each other, records, blobs, and peers that break the rules.
+#![allow(clippy::unwrap_used)]
+
+mod blobs;
+mod entry;
+mod liar;
+mod members;
+mod records;
+mod rig;

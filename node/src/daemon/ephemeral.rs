@@ -1,0 +1,60 @@
+//! A node for one fetch: for users who have a ticket link and nothing else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use barnraiser_bootstrap::FetchProgress;
+use barnraiser_protocol::ticket::Ticket;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::workbench::SandboxBench;
+use super::{Daemon, RunOptions};
+use crate::api::{self, Problem};
+use crate::home::Home;
+
+/// How long a charter and a release are waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fetches `CHANNEL/NAME` of the network of `ticket` to `to`, with a node that lives only for that, in a temporary home.
+///
+/// # Errors
+/// [`Problem`]: unreachable where nobody of the network is found in a minute.
+pub async fn ephemeral_fetch(
+    ticket: &Ticket,
+    channel: &str,
+    name: &str,
+    to: Option<PathBuf>,
+    progress: watch::Sender<FetchProgress>,
+) -> Result<api::Fetched, Problem> {
+    let failed = |error: String| Problem::failed(error);
+    let folder = tempfile::tempdir().map_err(|error| failed(format!("no temporary folder: {error}")))?;
+    let home = Home::at(folder.path()).map_err(|error| failed(error.to_string()))?;
+    home.init().map_err(|error| failed(error.to_string()))?;
+    let bootstrap: Vec<String> = ticket.bootstrap().iter().map(ToString::to_string).collect();
+    home.add_network(&ticket.network(), &ticket.name().to_string(), &bootstrap).map_err(|error| failed(error.to_string()))?;
+    let stop = CancellationToken::new();
+    // Ends the node's tasks also where this future is dropped.
+    let _guard = stop.clone().drop_guard();
+    let options = RunOptions { no_build: true, listen: vec!["/ip4/0.0.0.0/tcp/0".into(), "/ip4/0.0.0.0/udp/0/quic-v1".into()] };
+    let daemon = Daemon::start(home, options, stop.clone(), Arc::new(SandboxBench)).await.map_err(|error| failed(error.to_string()))?;
+    let network =
+        daemon.networks().get(&ticket.network()).cloned().ok_or_else(|| failed("the network of the ticket could not be started".into()))?;
+    let found = tokio::time::timeout(PATIENCE, async {
+        while network.release(channel).is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    if found.is_err() {
+        return Err(match network.charter() {
+            None => Problem::unreachable("no member of the ticket's network was found in a minute; are its entry servers up?"),
+            Some(_) => Problem::not_found(format!("the network has no release of the channel {channel:?}")),
+        });
+    }
+    let ask = api::Fetch { what: format!("{channel}/{name}"), to };
+    let fetched = daemon.fetch_for_user(&network, &ask, progress).await;
+    daemon.farewell().await;
+    fetched
+}

@@ -1,0 +1,389 @@
+//! The background node: it drives the engines, moves records and blobs, runs builds, and answers the command line.
+//!
+//! It decides nothing that the engine should: [`engines`] calls them, [`networks`] moves records, [`builds`] carries out
+//! build orders, [`artefacts`] fetches and keeps blobs, [`releases`] proposes and publishes, [`http`] answers on the
+//! home's Unix socket.
+
+mod artefacts;
+mod builds;
+mod durable;
+pub mod engines;
+mod ephemeral;
+mod http;
+mod logs;
+mod networks;
+mod releases;
+pub mod workbench;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use barnraiser_bootstrap::{Limits, Multiaddr, Net, NetConfig, RecordSource};
+use barnraiser_protocol::engine::{Input, Lend, Output, Want};
+use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
+use barnraiser_protocol::keys::SecretKey;
+use barnraiser_protocol::outcome::Outcome;
+use barnraiser_protocol::record::payload::LeaseRef;
+use barnraiser_protocol::time::Timestamp;
+use barnraiser_store::Store;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+pub use ephemeral::ephemeral_fetch;
+
+use crate::config::Config;
+use crate::home::Home;
+use engines::{Engines, now};
+use networks::Network;
+use workbench::{SandboxBench, Workbench};
+
+/// The most bytes of a graph or policy that is handed to an engine.
+const WANTED_BYTES_MAX: u64 = 64 << 20;
+/// How many events a slow listener may lag behind.
+const EVENTS_KEPT: usize = 1024;
+/// How long shutdown waits for records that hand leases back.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// What the command line says about a run.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Takes no work: stores, relays and fetches only.
+    pub no_build: bool,
+    /// Listens here instead of where the configuration says.
+    pub listen: Vec<String>,
+}
+
+/// The running node.
+pub struct Daemon {
+    home: Home,
+    config: Config,
+    node_key: SecretKey,
+    operator_key: SecretKey,
+    store: Store,
+    net: Net,
+    engines: Arc<Engines>,
+    networks: RwLock<BTreeMap<NetworkId, Arc<Network>>>,
+    builds: Mutex<BTreeMap<(NetworkId, LeaseRef), builds::Running>>,
+    bench: Arc<dyn Workbench>,
+    private: Arc<artefacts::Private>,
+    events: broadcast::Sender<(NetworkId, Timestamp, Arc<serde_json::Value>)>,
+    since: Timestamp,
+    rest: Mutex<Option<(String, Option<Timestamp>)>>,
+    /// Why nothing can be written now.
+    stuck: Mutex<Option<String>>,
+    stop: CancellationToken,
+}
+
+/// Why the node can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The home can't be used.
+    #[error("{0}")]
+    Home(String),
+    /// The store can't be used.
+    #[error("{0}")]
+    Store(#[from] barnraiser_store::OpenError),
+    /// An address to listen on is none.
+    #[error("{0:?} is not an address to listen on; it looks like /ip4/0.0.0.0/tcp/4327")]
+    Address(String),
+    /// The network can't be opened.
+    #[error("{0}")]
+    Net(#[from] barnraiser_bootstrap::StartError),
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+/// Anti-entropy reads the boards of the engines.
+struct Boards(Arc<Engines>);
+
+impl RecordSource for Boards {
+    fn summary(&self, network: &NetworkId, cut: Timestamp) -> Vec<(Timestamp, RecordId)> {
+        let items = self.0.show(network, |engine, unwritten| {
+            let shown = engine.items().filter(|(at, id)| *at > cut && !unwritten.contains(id));
+            shown.collect()
+        });
+        items.unwrap_or_default()
+    }
+    fn get(&self, network: &NetworkId, ids: &[RecordId]) -> Vec<Vec<u8>> {
+        let bytes = self.0.show(network, |engine, unwritten| {
+            let shown = ids.iter().filter(|id| !unwritten.contains(id));
+            shown.filter_map(|id| Some(engine.record(id)?.bytes().to_vec())).collect()
+        });
+        bytes.unwrap_or_default()
+    }
+}
+
+/// Runs the node of `home` until `stop` is cancelled. Says on standard output where it listens.
+///
+/// # Errors
+/// [`RunError`] where it can't start.
+pub async fn run(home: Home, options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
+    run_with(home, options, stop, Arc::new(SandboxBench)).await
+}
+
+/// As [`run`], with builds done on `bench`.
+///
+/// # Errors
+/// [`RunError`] where it can't start.
+pub async fn run_with(home: Home, options: RunOptions, stop: CancellationToken, bench: Arc<dyn Workbench>) -> Result<(), RunError> {
+    let lock = home.lock().map_err(|error| RunError::Home(error.to_string()))?;
+    let daemon = Daemon::start(home, options, stop.clone(), bench).await?;
+    let socket = daemon.home.socket_path();
+    let served = http::serve(daemon.clone(), &socket).await?;
+    for address in daemon.net.addresses().await {
+        tracing::info!(%address, "listening");
+    }
+    // That nobody reads it (a closed pipe) is no reason to end.
+    let _ = writeln!(std::io::stdout(), "barn: node {} is running; its socket is {}", daemon.node().short(), socket.display());
+    stop.cancelled().await;
+    daemon.farewell().await;
+    served.abort();
+    let _ = std::fs::remove_file(&socket);
+    drop(lock);
+    Ok(())
+}
+
+impl Daemon {
+    /// Opens the store and the network, and brings all networks of the home to life.
+    pub(crate) async fn start(
+        home: Home,
+        options: RunOptions,
+        stop: CancellationToken,
+        bench: Arc<dyn Workbench>,
+    ) -> Result<Arc<Self>, RunError> {
+        let open = home.open().map_err(|error| RunError::Home(error.to_string()))?;
+        let config = open.config;
+        let listen_on = if options.listen.is_empty() { config.listen.addresses_now() } else { options.listen.clone() };
+        let listen = listen_on
+            .iter()
+            .map(|text| text.parse::<Multiaddr>().map_err(|_| RunError::Address(text.clone())))
+            .collect::<Result<Vec<_>, _>>()?;
+        let store = {
+            let folder = home.store_dir();
+            tokio::task::spawn_blocking(move || Store::open(&folder)).await.map_err(anyhow::Error::from)??
+        };
+        let wants = config.lend.builds && !options.no_build;
+        let sandbox = crate::builder::sandbox_check();
+        if let (true, Err(problem)) = (wants, &sandbox) {
+            tracing::error!(%problem, "this node takes no work");
+        }
+        let lend = Lend {
+            builds: wants && sandbox.is_ok(),
+            arbiter_only: config.lend.arbiter_only,
+            cores: config.lend.cores,
+            memory: config.lend.memory.0,
+        };
+        let engines = Arc::new(Engines::new(lend));
+        let private = Arc::new(artefacts::Private::default());
+        let (net, net_events) = barnraiser_bootstrap::start(NetConfig {
+            key: open.node.clone(),
+            listen,
+            external: Vec::new(),
+            agent: concat!("barn/", env!("CARGO_PKG_VERSION")).into(),
+            limits: Limits::default(),
+            store: store.clone(),
+            access: private.clone(),
+            records: Arc::new(Boards(engines.clone())),
+        })
+        .await?;
+        let rest = sandbox.err().filter(|_| wants).map(|problem| (problem.to_string(), None));
+        let daemon = Arc::new(Self {
+            config,
+            node_key: open.node,
+            operator_key: open.operator,
+            store,
+            net,
+            engines,
+            networks: RwLock::default(),
+            builds: Mutex::default(),
+            bench,
+            private,
+            events: broadcast::channel(EVENTS_KEPT).0,
+            since: now(),
+            rest: Mutex::new(rest),
+            stuck: Mutex::default(),
+            stop,
+            home,
+        });
+        builds::sweep(&daemon.home.builds_dir());
+        tokio::spawn(daemon.clone().take_events(net_events));
+        tokio::spawn(daemon.clone().drive());
+        daemon.reload().await?;
+        Ok(daemon)
+    }
+
+    /// Reads the home again: new networks, new charters, new standing records.
+    pub(crate) async fn reload(self: &Arc<Self>) -> anyhow::Result<()> {
+        let entries = self.home.networks()?;
+        let left: Vec<NetworkId> = self.networks().keys().filter(|id| !entries.iter().any(|entry| entry.id == **id)).copied().collect();
+        for id in left {
+            self.engines.remove(&id);
+            self.networks_mut().remove(&id);
+            self.net.leave(id).await?;
+        }
+        for entry in entries {
+            let name = entry.name.clone();
+            if let Err(error) = self.start_network(entry).await {
+                tracing::error!(network = %name, error = %format!("{error:#}"), "a network can't be started");
+            }
+        }
+        Ok(())
+    }
+
+    /// This node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.node_key.node()
+    }
+
+    fn networks(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<NetworkId, Arc<Network>>> {
+        self.networks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn networks_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<NetworkId, Arc<Network>>> {
+        self.networks.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<(NetworkId, LeaseRef), builds::Running>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out what the engines want, for ever.
+    async fn drive(self: Arc<Self>) {
+        loop {
+            let outputs = tokio::select! {
+                outputs = self.engines.next() => outputs,
+                () = self.stop.cancelled() => return,
+            };
+            self.carry_out(outputs).await;
+        }
+    }
+
+    async fn carry_out(self: &Arc<Self>, outputs: Vec<(NetworkId, Output)>) {
+        // Everything that must be durable first: it may be earlier than asked, never later.
+        if !self.make_durable(&outputs).await {
+            return;
+        }
+        for (network, output) in outputs {
+            match output {
+                Output::Persist(_) | Output::PersistResult(_) => {}
+                Output::Send(record) => self.send(network, &record).await,
+                Output::ForgetResult(lease) => self.forget_result(&network, &lease).await,
+                Output::Fetch { want, blob, length, from } => self.fetch_wanted(network, want, blob, length, from),
+                Output::Start(order) => self.start_build(network, order),
+                Output::Stop(lease) => self.stop_build(&network, &lease),
+                Output::Open(result) => self.open_result(network, &result).await,
+                Output::Forget(ids) => tracing::debug!(count = ids.len(), "records forgotten"),
+                Output::Event(event) => {
+                    tracing::debug!(?event, "event");
+                    if let Ok(value) = serde_json::to_value(&event) {
+                        // Nobody listening is no error.
+                        let _ = self.events.send((network, now(), Arc::new(value)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn fetch_wanted(self: &Arc<Self>, network: NetworkId, want: Want, blob: BlobHash, length: Option<u64>, from: NodeId) {
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            let mut wait = Duration::from_millis(200);
+            loop {
+                match daemon.fetch_bytes(network, blob, length, vec![from], WANTED_BYTES_MAX).await {
+                    Ok(bytes) => {
+                        let bytes: Arc<[u8]> = bytes.into();
+                        daemon.engines.with(&network, |engine, now| engine.handle(now, Input::Fetched { want, bytes }));
+                        return;
+                    }
+                    Err(error) => tracing::debug!(?want, %error, "not there yet"),
+                }
+                let gone = daemon.engines.ask(&network, |engine| match want {
+                    Want::Graph(batch) => engine.batch(&batch).is_none(),
+                    Want::Policy(_) => false,
+                });
+                if gone != Some(false) {
+                    return;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(60)),
+                    () = daemon.stop.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// Rests, for a time or until told otherwise; leases go back without penalty.
+    pub(crate) fn pause(&self, until: Option<Timestamp>) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(("its owner paused it".into(), until));
+        self.engines.set_lend(Lend { builds: false, ..self.engines.lend() });
+        let networks: Vec<NetworkId> = self.networks().keys().copied().collect();
+        for network in networks {
+            self.engines.with(&network, |engine, now| engine.handle(now, Input::HandBackAll));
+        }
+    }
+
+    /// Takes work again.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub(crate) fn resume(&self) -> Result<(), String> {
+        crate::builder::sandbox_check().map_err(|problem| problem.to_string())?;
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.engines.set_lend(Lend { builds: true, ..self.engines.lend() });
+        Ok(())
+    }
+
+    fn resting(&self) -> Option<String> {
+        if let Some(problem) = self.stuck() {
+            return Some(format!("nothing can be written, so nothing is promised or published: {problem}"));
+        }
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match rest {
+            Some((why, Some(until))) => Some(format!("{why} until {until}")),
+            Some((why, None)) => Some(why),
+            None if !self.engines.lend().builds => Some("it lends nothing".into()),
+            None => None,
+        }
+    }
+
+    /// Hands leases back, stops builds and closes the network.
+    pub(crate) async fn farewell(self: &Arc<Self>) {
+        let networks: Vec<NetworkId> = self.networks().keys().copied().collect();
+        for network in &networks {
+            self.engines.with(network, |engine, now| engine.handle(now, Input::HandBackAll));
+        }
+        // The driver has stopped: what is left is carried out here, for a moment.
+        let _ = tokio::time::timeout(FAREWELL, async {
+            loop {
+                let outputs = self.engines.next().await;
+                self.carry_out(outputs).await;
+            }
+        })
+        .await;
+        for running in self.running().values() {
+            running.cancel.cancel();
+        }
+        for network in networks {
+            // Waited for: the network is closed next, and the process ends.
+            self.keep_peers(network).await;
+        }
+        self.net.shutdown().await;
+    }
+
+    /// Where the log of a build that runs or ran here is.
+    fn log_path(&self, network: &NetworkId, lease: &LeaseRef) -> PathBuf {
+        let name = format!("{}-{}-{}-{}.log", network.short(), lease.action.short(), lease.slot.0, lease.epoch);
+        self.home.logs_dir().join(name)
+    }
+
+    async fn hide(&self, outcome: &Outcome) {
+        if let Some(tree) = outcome.tree() {
+            let blobs = self.blobs_of(tree).await;
+            self.private.hide(&blobs);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The networks that this node is a member of: their charters, and records on their way in and out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use barnraiser_bootstrap::{NetEvent, Topic, Verdict, Via};
+use barnraiser_protocol::bounded::BoundedString;
+use barnraiser_protocol::engine::{Config as EngineConfig, Engine, Input, OwnResult, Params, Reception};
+use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
+use barnraiser_protocol::record::payload::Metadata;
+use barnraiser_protocol::record::{Kind, Payload, Record, RecordError, SharedRecord};
+use barnraiser_protocol::release::{RELEASE_BYTES_MAX, Release};
+use barnraiser_protocol::trust::charter::{BUNDLE_BYTES_MAX, Charter, CharterParts};
+use barnraiser_store::Durability;
+use tokio::sync::mpsc;
+
+use super::Daemon;
+use super::engines::now;
+use crate::home::NetworkEntry;
+use crate::platform::Platform;
+
+/// The role under which a charter is announced.
+pub(super) const CHARTER_ROLE: &str = "charter";
+/// In front of a channel's name, the role under which a release is announced.
+pub(super) const RELEASE_ROLE: &str = "release/";
+/// How long announcements of metadata are kept: a year.
+const METADATA_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How often metadata that was announced is asked for, and how long after the first time; each wait is twice the one
+/// before. Half a minute in all: after that the next announcement or start brings it.
+const METADATA_TRIES: u32 = 7;
+const METADATA_WAIT: Duration = Duration::from_millis(500);
+/// How many records are verified in one go, on a worker thread.
+const VERIFY_TOGETHER: usize = 64;
+
+/// A network of this node.
+pub(super) struct Network {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name, as the home has it.
+    pub name: String,
+    /// The charter; `None` while joining.
+    pub charter: RwLock<Option<Arc<Charter>>>,
+    /// Channel → its newest release.
+    pub releases: RwLock<BTreeMap<String, Arc<Release>>>,
+    /// Metadata that is being fetched, so that a flood of announcements is one fetch.
+    fetching: Mutex<BTreeSet<(String, u64)>>,
+    /// Held while a charter or a release is taken: of two that come at once, the older must not be the last.
+    taking: tokio::sync::Mutex<()>,
+}
+
+impl Network {
+    pub(super) fn new(entry: &NetworkEntry) -> Self {
+        Self {
+            id: entry.id,
+            name: entry.name.clone(),
+            charter: RwLock::new(entry.charter.clone().map(Arc::new)),
+            releases: RwLock::default(),
+            fetching: Mutex::default(),
+            taking: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(super) fn charter(&self) -> Option<Arc<Charter>> {
+        self.charter.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn release(&self, channel: &str) -> Option<Arc<Release>> {
+        self.releases.read().unwrap_or_else(PoisonError::into_inner).get(channel).cloned()
+    }
+}
+
+impl Daemon {
+    /// Brings a network of the home to life: joins its swarm and, where the charter is known, starts its engine.
+    pub(super) async fn start_network(self: &Arc<Self>, entry: NetworkEntry) -> anyhow::Result<()> {
+        let known = self.networks().get(&entry.id).cloned();
+        let network = match known {
+            Some(network) => network,
+            None => {
+                let network = Arc::new(Network::new(&entry));
+                *network.charter.write().unwrap_or_else(PoisonError::into_inner) = None;
+                self.networks_mut().insert(entry.id, network.clone());
+                let bootstrap = entry.bootstrap.iter().filter_map(|address| address.parse().ok()).collect();
+                let remembered = self.remembered_peers(&entry.id);
+                self.net.join(entry.id, bootstrap, remembered).await?;
+                for topic in Topic::all() {
+                    self.net.subscribe(entry.id, topic).await?;
+                }
+                network
+            }
+        };
+        if let Some(charter) = entry.charter.clone() {
+            self.adopt_charter(&network, charter).await?;
+        }
+        self.take_standing(&network, &entry.standing).await;
+        for known in self.home.releases(&entry)? {
+            self.adopt_release(&network, known.release).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes the standing records of this home: certificates, invitations, requests.
+    async fn take_standing(self: &Arc<Self>, network: &Arc<Network>, standing: &[Vec<u8>]) {
+        for bytes in standing {
+            match Record::open(bytes, network.id) {
+                Ok(record) => {
+                    let taken = self.engines.with(&network.id, |engine, now| engine.receive(now, &record));
+                    if taken == Some(Reception::New) {
+                        self.persist(network.id, std::slice::from_ref(&record), true).await;
+                        self.send(network.id, &record).await;
+                    }
+                }
+                Err(error) => tracing::warn!(network = %network.name, %error, "a standing record of this home is bad"),
+            }
+        }
+    }
+
+    /// Takes a charter that was checked: a newer one than before, or the first.
+    pub(super) async fn adopt_charter(self: &Arc<Self>, network: &Arc<Network>, charter: Charter) -> anyhow::Result<()> {
+        let _turn = network.taking.lock().await;
+        let before = network.charter();
+        let charter = match &before {
+            Some(before) if charter.version() <= before.version() => return Ok(()),
+            Some(before) => before.update(charter.parts().clone(), now())?,
+            None => charter,
+        };
+        let bundle = charter.parts().to_bundle()?;
+        let (blob, length) = (BlobHash::of(&bundle), bundle.len() as u64);
+        let policy = charter.policy().to_bytes();
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            store.import_bytes(&bundle, Durability::Announced)?;
+            store.import_bytes(&policy, Durability::Announced)
+        })
+        .await??;
+        self.home.save_charter(&network.id, &charter)?;
+        let charter = Arc::new(charter);
+        *network.charter.write().unwrap_or_else(PoisonError::into_inner) = Some(charter.clone());
+        if before.is_none() {
+            self.start_engine(network, &charter).await?;
+        } else {
+            let (grants, policy) = (charter.grants().clone(), charter.policy().clone());
+            self.engines.with(&network.id, |engine, now| engine.set_charter(now, grants, policy));
+        }
+        self.announce_metadata(network, CHARTER_ROLE.into(), charter.version(), blob, length);
+        tracing::info!(network = %network.name, version = charter.version(), "charter taken");
+        Ok(())
+    }
+
+    async fn start_engine(self: &Arc<Self>, network: &Arc<Network>, charter: &Arc<Charter>) -> anyhow::Result<()> {
+        let params = Params {
+            network: network.id,
+            lease_ttl: Duration::from_secs(charter.params().lease_ttl_s.into()),
+            clock_difference: Duration::from_secs(charter.params().clock_difference_s.into()),
+            grants: charter.grants().clone(),
+            policy: charter.policy().clone(),
+        };
+        let config = EngineConfig {
+            key: self.node_key.clone(),
+            facts: Platform::this().facts(),
+            programs: Platform::this().programs(),
+            lend: self.engines.lend(),
+        };
+        let mut engine = Engine::new(params, config, rand::random(), now());
+        let (store, id) = (self.store.clone(), network.id);
+        let moment = now();
+        let (records, results) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+            store.delete_expired(&id, moment.0)?;
+            let mut records = Vec::new();
+            for stored in store.records(&id) {
+                // Verified when it came; verified again, since a disk is not a proof.
+                match Record::open(&stored?.bytes, id) {
+                    Ok(record) => records.push(record),
+                    Err(error) => tracing::warn!(%error, "a stored record is bad; it is left out"),
+                }
+            }
+            let results: Vec<Vec<u8>> = store.meta_scan(&result_prefix(&id), 10_000)?.into_iter().map(|(_, value)| value).collect();
+            Ok((records, results))
+        })
+        .await??;
+        for record in &records {
+            engine.receive(moment, record);
+        }
+        for bytes in results {
+            match serde_json::from_slice::<OwnResult>(&bytes) {
+                Ok(result) => {
+                    self.hide_result(&result).await;
+                    engine.handle(moment, Input::Restore(result));
+                }
+                Err(error) => tracing::error!(%error, "a result that was not revealed yet can't be read"),
+            }
+        }
+        engine.hand_back_lost(moment);
+        self.engines.add(network.id, engine);
+        for record in records.iter().filter(|record| record.kind() == Kind::Metadata) {
+            self.notice_metadata(network, record);
+        }
+        // What was heard before the charter was known could not be kept.
+        for peer in self.net.peers().await {
+            if peer.networks.contains(&network.id) {
+                let (net, id) = (self.net.clone(), network.id);
+                tokio::spawn(async move { net.sync_with(id, peer.node).await.map(drop) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that there is signed metadata, unless the board says so already.
+    pub(super) fn announce_metadata(&self, network: &Network, role: String, version: u64, blob: BlobHash, length: u64) {
+        let known = self.engines.ask(&network.id, |engine| {
+            engine
+                .board()
+                .of_kind(Kind::Metadata)
+                .any(|record| matches!(record.payload(), Payload::Metadata(known) if known.blob == blob && *known.role == *role))
+        });
+        if known == Some(false) {
+            let payload = Payload::Metadata(Metadata { role: BoundedString::cut(&role), version, blob, length });
+            self.engines.with(&network.id, |engine, now| engine.handle(now, Input::Author(payload, METADATA_LIFETIME)));
+        }
+    }
+
+    /// Takes what the swarm brings, for ever.
+    pub(super) async fn take_events(self: Arc<Self>, mut events: mpsc::Receiver<NetEvent>) {
+        let mut arrived = Vec::new();
+        while events.recv_many(&mut arrived, VERIFY_TOGETHER).await > 0 {
+            let mut records = Vec::new();
+            for event in arrived.drain(..) {
+                match event {
+                    NetEvent::Record { network, bytes, from, via } => records.push((network, bytes, from, via)),
+                    NetEvent::PeerConnected { networks, .. } | NetEvent::AddressesChanged { networks } => self.remember_peers(networks),
+                    NetEvent::Misbehaved { node, what } => tracing::warn!(node = %node.short(), %what, "a peer misbehaved"),
+                    NetEvent::Listening(address) => tracing::info!(%address, "listening"),
+                    _ => {}
+                }
+            }
+            if !records.is_empty() {
+                self.take_records(records).await;
+            }
+        }
+    }
+
+    async fn take_records(self: &Arc<Self>, records: Vec<(NetworkId, Vec<u8>, NodeId, Via)>) {
+        let verified = tokio::task::spawn_blocking(move || {
+            let open = |(network, bytes, from, via): (NetworkId, Vec<u8>, NodeId, Via)| (network, Record::open(&bytes, network), from, via);
+            records.into_iter().map(open).collect::<Vec<_>>()
+        })
+        .await;
+        let Ok(verified) = verified else { return };
+        let mut keep: BTreeMap<NetworkId, Vec<SharedRecord>> = BTreeMap::new();
+        for (id, opened, from, via) in verified {
+            let Some(network) = self.networks().get(&id).cloned() else { continue };
+            let verdict = match opened {
+                Ok(record) => {
+                    if record.kind() == Kind::Metadata {
+                        self.notice_metadata(&network, &record);
+                    }
+                    match self.engines.with(&id, |engine, now| engine.receive(now, &record)) {
+                        Some(Reception::New) => {
+                            keep.entry(id).or_default().push(record);
+                            Verdict::Accept
+                        }
+                        Some(Reception::Unauthorised(reason)) => {
+                            tracing::debug!(from = %from.short(), reason, "refused a record");
+                            Verdict::Reject
+                        }
+                        // Joining: nothing is known of who may say what, but others may know.
+                        None => Verdict::Accept,
+                        Some(_) => Verdict::Ignore,
+                    }
+                }
+                // A newer node may well say what this one does not know.
+                Err(RecordError::UnknownKind(_) | RecordError::UnknownVersion(_)) => Verdict::Accept,
+                Err(error) => {
+                    tracing::debug!(from = %from.short(), %error, "refused a record");
+                    Verdict::Reject
+                }
+            };
+            if let Via::Gossip(token) = via {
+                self.net.validated(token, verdict);
+            }
+        }
+        for (network, records) in keep {
+            self.persist(network, &records, false).await;
+        }
+    }
+
+    /// Gossips a record of this node.
+    pub(super) async fn send(&self, network: NetworkId, record: &SharedRecord) {
+        let topic = self.topic_of(&network, record);
+        if let Err(error) = self.net.publish(network, topic, record.bytes().to_vec()).await {
+            // Anti-entropy brings it to others when somebody is there.
+            tracing::debug!(%error, kind = ?record.kind(), "a record was not gossiped");
+        }
+    }
+
+    fn topic_of(&self, network: &NetworkId, record: &Record) -> Topic {
+        let of_action = |action| {
+            let jobs = self.engines.ask(network, |engine| engine.jobs_of(action)).unwrap_or_default();
+            jobs.first().map_or(Topic::Control, |(batch, _)| Topic::Batch(batch.0[0] % 16))
+        };
+        match record.payload() {
+            Payload::Claim(claim) => Topic::Batch(claim.batch.0[0] % 16),
+            Payload::Commitment(commitment) => of_action(&commitment.lease.action),
+            Payload::Reveal(reveal) => of_action(&reveal.lease.action),
+            _ => Topic::Control,
+        }
+    }
+
+    /// There may be a newer charter or release: fetches and checks it, once.
+    fn notice_metadata(self: &Arc<Self>, network: &Arc<Network>, record: &SharedRecord) {
+        let Payload::Metadata(metadata) = record.payload() else { return };
+        let newer = if &*metadata.role == CHARTER_ROLE {
+            network.charter().is_none_or(|charter| metadata.version > charter.version())
+        } else if let Some(channel) = metadata.role.strip_prefix(RELEASE_ROLE) {
+            // Without a charter nothing could check it; what the board has is looked at again when the charter is there.
+            network.charter().is_some() && network.release(channel).is_none_or(|release| metadata.version > release.version())
+        } else {
+            false
+        };
+        let limit = BUNDLE_BYTES_MAX.max(RELEASE_BYTES_MAX) as u64;
+        let key = (metadata.role.to_string(), metadata.version);
+        if !newer || metadata.length > limit {
+            return;
+        }
+        if !network.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+            return;
+        }
+        let (daemon, network, metadata) = (self.clone(), network.clone(), metadata.clone());
+        let from = NodeId(record.author_key());
+        tokio::spawn(async move {
+            if let Err(error) = daemon.take_metadata(&network, &metadata, from).await {
+                tracing::warn!(role = %&*metadata.role, version = metadata.version, %error, "metadata can't be taken");
+            }
+            network.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        });
+    }
+
+    /// Whoever announced it may be gone for a moment, and says it once only: asked more than once.
+    async fn fetch_metadata(&self, network: &Network, metadata: &Metadata, from: NodeId) -> anyhow::Result<Vec<u8>> {
+        let mut wait = METADATA_WAIT;
+        for _ in 1..METADATA_TRIES {
+            match self.fetch_bytes(network.id, metadata.blob, Some(metadata.length), vec![from], 1 << 20).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => tracing::debug!(role = %&*metadata.role, version = metadata.version, %error, "not there yet"),
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+        }
+        self.fetch_bytes(network.id, metadata.blob, Some(metadata.length), vec![from], 1 << 20).await
+    }
+
+    async fn take_metadata(self: &Arc<Self>, network: &Arc<Network>, metadata: &Metadata, from: NodeId) -> anyhow::Result<()> {
+        let bytes = self.fetch_metadata(network, metadata, from).await?;
+        if &*metadata.role == CHARTER_ROLE {
+            let charter = Charter::verify(network.id, CharterParts::from_bundle(&bytes)?, now())?;
+            self.adopt_charter(network, charter).await?;
+            if let Some(entry) = self.home.networks()?.into_iter().find(|entry| entry.id == network.id) {
+                self.take_standing(network, &entry.standing).await;
+            }
+            return Ok(());
+        }
+        let charter = network.charter().ok_or_else(|| anyhow::anyhow!("the charter is not known yet"))?;
+        let release = Release::verify(&bytes, &charter, now())?;
+        self.adopt_release(network, release).await
+    }
+
+    /// Takes a release that was checked, where it is the channel's newest.
+    pub(super) async fn adopt_release(&self, network: &Arc<Network>, release: Release) -> anyhow::Result<()> {
+        let _turn = network.taking.lock().await;
+        let channel = release.channel().to_string();
+        if network.release(&channel).is_some_and(|known| !release.supersedes(&known)) {
+            return Ok(());
+        }
+        let bytes = release.to_bytes();
+        let (blob, length) = (BlobHash::of(&bytes), bytes.len() as u64);
+        let store = self.store.clone();
+        let kept = bytes.clone();
+        tokio::task::spawn_blocking(move || store.import_bytes(&kept, Durability::Announced)).await??;
+        self.home.save_release(&network.id, &channel, &bytes)?;
+        let version = release.version();
+        network.releases.write().unwrap_or_else(PoisonError::into_inner).insert(channel.clone(), Arc::new(release));
+        self.announce_metadata(network, format!("{RELEASE_ROLE}{channel}"), version, blob, length);
+        tracing::info!(network = %network.name, channel, version, "release taken");
+        Ok(())
+    }
+
+    fn remembered_peers(&self, network: &NetworkId) -> Vec<barnraiser_bootstrap::Multiaddr> {
+        let text = self.store.meta_get(&peers_key(network)).ok().flatten().unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Keeps the addresses of members, beside other work.
+    pub(super) fn remember_peers(self: &Arc<Self>, networks: Vec<NetworkId>) {
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            for network in networks {
+                daemon.keep_peers(network).await;
+            }
+        });
+    }
+
+    /// Keeps the addresses of members, so that the next start needs no entry server. Those that were kept before stay
+    /// where none is known now: a node that is stopping, or that nobody answered, must not forget whom it knew.
+    pub(super) async fn keep_peers(&self, network: NetworkId) {
+        let addresses = self.net.known_addresses(network).await;
+        if addresses.is_empty() {
+            return;
+        }
+        let text = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let store = self.store.clone();
+        let kept = tokio::task::spawn_blocking(move || store.meta_put(&peers_key(&network), text.as_bytes(), false)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "addresses of peers can't be kept");
+        }
+    }
+}
+
+/// Where the store keeps a network's results that are not revealed.
+pub(super) fn result_prefix(network: &NetworkId) -> Vec<u8> {
+    [b"result/".as_slice(), network.as_bytes()].concat()
+}
+
+fn peers_key(network: &NetworkId) -> Vec<u8> {
+    [b"peers/".as_slice(), network.as_bytes()].concat()
+}

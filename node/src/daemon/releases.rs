@@ -1,0 +1,297 @@
+//! Proposes releases of what was verified, publishes what the maintainers signed, and fetches for users.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use barnraiser_bootstrap::{FetchError, FetchProgress};
+use barnraiser_protocol::engine::query::JobState;
+use barnraiser_protocol::evidence::Evidence;
+use barnraiser_protocol::id::{BatchId, BlobHash, NodeId, OperatorId, Sha256};
+use barnraiser_protocol::release::{self, Origin, Release, ReleaseTarget, ReleaseTargets};
+use barnraiser_protocol::tree::Entry;
+use barnraiser_store::{Durability, Fault, PartialError};
+use sha2::Digest as _;
+use tokio::sync::watch;
+
+use super::Daemon;
+use super::engines::now;
+use super::networks::Network;
+use crate::api::{self, Problem};
+
+/// How long a release is good without a new one: DESIGN leaves it to the timestamp, which comes with full TUF metadata.
+const RELEASE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Hashes what is written to it.
+struct Hasher(sha2::Sha256);
+
+impl Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Daemon {
+    /// The unsigned release of a batch's targets.
+    pub(super) async fn propose_release(&self, network: &Arc<Network>, batch: BatchId, ask: &api::Propose) -> Result<Vec<u8>, Problem> {
+        let charter = network.charter().ok_or_else(|| joining(network))?;
+        if charter.channel_keys(&ask.channel).is_none() {
+            let known: Vec<String> = charter.channels().map(ToString::to_string).collect();
+            return Err(Problem::not_found(format!("no channel {:?}; there are {}", ask.channel, known.join(", "))));
+        }
+        let jobs = self.engines.ask(&network.id, |engine| engine.jobs(&batch)).unwrap_or_default();
+        let mut targets = ReleaseTargets::new();
+        for job in &jobs {
+            for (name, path) in &job.targets {
+                if !ask.names.is_empty() && !ask.names.contains(name) {
+                    continue;
+                }
+                let target = self.target_of(network, &batch, job, path).await?;
+                let name = name.parse().map_err(|error| Problem::usage(format!("target {name:?}: {error}")))?;
+                targets.insert(name, target);
+            }
+        }
+        if let Some(missing) = ask.names.iter().find(|name| !jobs.iter().any(|job| job.targets.contains_key(*name))) {
+            return Err(Problem::not_found(format!("the batch has no target {missing:?}")));
+        }
+        if targets.is_empty() {
+            return Err(Problem::usage("the batch names no targets; add [batch.targets] to its file"));
+        }
+        let version = network.release(&ask.channel).map_or(1, |release| release.version() + 1);
+        let moment = now();
+        let draft = release::propose(network.id, &ask.channel, version, &targets, moment, moment + RELEASE_LIFETIME)
+            .map_err(|error| Problem::failed(error.to_string()))?;
+        Ok(draft.to_bytes())
+    }
+
+    async fn target_of(
+        &self,
+        network: &Arc<Network>,
+        batch: &BatchId,
+        job: &barnraiser_protocol::engine::query::JobView,
+        path: &str,
+    ) -> Result<ReleaseTarget, Problem> {
+        let (Some(action), Some(tree)) = (job.action, job.verdict.as_ref().and_then(|verdict| verdict.outcome.as_ref()?.tree())) else {
+            return Err(Problem::failed(format!("{} is {}: {}; nothing can be released of it", job.label, job.state, job.why)));
+        };
+        if job.state != JobState::CrossVerified {
+            return Err(Problem::failed(format!(
+                "{} is {} ({}); only what is cross-verified can be proposed",
+                job.label, job.state, job.why
+            )));
+        }
+        let from = self.engines.ask(&network.id, |engine| engine.revealers(&tree)).unwrap_or_default();
+        let failed = |error: anyhow::Error| Problem::unreachable(format!("{error:#}"));
+        self.fetch_tree(network.id, tree, from).await.map_err(failed)?;
+        let store = self.store.clone();
+        let path = path.to_owned();
+        let label = job.label.clone();
+        let (blob, length, sha256) = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || -> Result<_, Problem> {
+                let manifest = store.tree(&tree).map_err(|error| Problem::failed(error.to_string()))?;
+                let Some(Entry::File { hash, length, .. }) = manifest.entry(&path) else {
+                    return Err(Problem::failed(format!("{label} has no output file {path:?}")));
+                };
+                let mut hasher = Hasher(sha2::Sha256::new());
+                store.read_verified(hash, &mut hasher).map_err(|error| Problem::unverified(error.to_string()))?;
+                Ok((*hash, *length, hasher.0.finalize()))
+            }
+        })
+        .await
+        .map_err(|error| Problem::failed(error.to_string()))??;
+        let charter = network.charter().ok_or_else(|| joining(network))?;
+        let evidence = self
+            .engines
+            .ask(&network.id, |engine| Evidence::gather(engine, &charter, batch, &action))
+            .ok_or_else(|| joining(network))?
+            .map_err(|error| Problem::failed(error.to_string()))?
+            .ok_or_else(|| Problem::not_found("the action is not known any more"))?;
+        let store = self.store.clone();
+        let bytes = evidence.to_bytes();
+        let evidence = tokio::task::spawn_blocking(move || store.import_bytes(&bytes, Durability::Announced))
+            .await
+            .map_err(|error| Problem::failed(error.to_string()))?
+            .map_err(|error| Problem::failed(error.to_string()))?;
+        let origin = Origin { action, evidence, tree, path, batch: Some(*batch) };
+        Ok(ReleaseTarget { blob, sha256: Sha256(sha256.into()), length, origin: Some(origin) })
+    }
+
+    /// Publishes an assembled release.
+    pub(super) async fn publish_release(&self, network: &Arc<Network>, document: &str) -> Result<api::ReleaseView, Problem> {
+        let charter = network.charter().ok_or_else(|| joining(network))?;
+        let release = Release::verify(document.as_bytes(), &charter, now())
+            .map_err(|error| Problem::unverified(format!("the release can't be published: {error}")))?;
+        if let Some(known) = network.release(release.channel())
+            && release.version() <= known.version()
+            && release.id() != known.id()
+        {
+            return Err(Problem::failed(format!(
+                "the channel {} is at version {} already, this is version {}; propose it again",
+                &**release.channel(),
+                known.version(),
+                release.version()
+            )));
+        }
+        let view = view(&release, &charter);
+        self.adopt_release(network, release).await.map_err(|error| Problem::failed(format!("{error:#}")))?;
+        for target in view.targets.values() {
+            if let Err(error) = self.net.provide(target.blake3).await {
+                tracing::warn!(%error, "the release can't be announced to Kademlia");
+            }
+        }
+        Ok(view)
+    }
+
+    /// Fetches a blob, or a file of a channel, and says who stands for it.
+    pub(super) async fn fetch_for_user(
+        &self,
+        network: &Arc<Network>,
+        ask: &api::Fetch,
+        progress: watch::Sender<FetchProgress>,
+    ) -> Result<api::Fetched, Problem> {
+        let charter = network.charter();
+        let (hash, length, release) = match (ask.what.parse::<BlobHash>(), ask.what.split_once('/')) {
+            (Ok(hash), _) => (hash, None, self.release_with(network, &hash)),
+            (Err(_), Some((channel, name))) => {
+                let release = network
+                    .release(channel)
+                    .ok_or_else(|| Problem::not_found(format!("no release of the channel {channel:?} is known; has it been published?")))?;
+                let expires = release.expires();
+                if expires <= now() {
+                    return Err(Problem::unverified(format!(
+                        "release {} of {channel} expired at {expires}; fetch by hash if you want it all the same",
+                        release.version()
+                    )));
+                }
+                let target = release.target(name).ok_or_else(|| {
+                    let names: Vec<String> = release.targets().keys().map(ToString::to_string).collect();
+                    Problem::not_found(format!("{channel} has no file {name:?}; it has {}", names.join(", ")))
+                })?;
+                (target.blob, Some(target.length), Some(release.clone()))
+            }
+            (Err(_), None) => {
+                return Err(Problem::usage(format!("{:?} is neither a hash of 64 digits nor CHANNEL/NAME", ask.what)));
+            }
+        };
+        let likely = self.likely_holders(network, &hash, release.as_deref());
+        let report = self.fetch_blob(network.id, hash, length, likely, Some(progress)).await.map_err(|error| not_fetched(&hash, &error))?;
+        if let Some(target) = release.as_ref().and_then(|release| release.targets().values().find(|target| target.blob == hash)) {
+            self.check_sha256(hash, target.sha256).await?;
+        }
+        if let Some(to) = ask.to.clone() {
+            let store = self.store.clone();
+            tokio::task::spawn_blocking(move || store.export(&hash, &to))
+                .await
+                .map_err(|error| Problem::failed(error.to_string()))?
+                .map_err(|error| Problem::failed(error.to_string()))?;
+        }
+        let release = release.zip(charter).map(|(release, charter)| view(&release, &charter));
+        Ok(api::Fetched {
+            hash,
+            length: report.length,
+            already_had: report.already_had,
+            bytes_by_peer: report.bytes_by_peer,
+            built_by: self.built_by(network, &hash, release.as_ref()),
+            release,
+        })
+    }
+
+    async fn check_sha256(&self, hash: BlobHash, wanted: Sha256) -> Result<(), Problem> {
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let mut hasher = Hasher(sha2::Sha256::new());
+            store.read_verified(&hash, &mut hasher).map(|_| Sha256(hasher.0.finalize().into()))
+        })
+        .await
+        .map_err(|error| Problem::failed(error.to_string()))?
+        .map_err(|error| Problem::unverified(error.to_string()))?;
+        if found != wanted {
+            return Err(Problem::unverified(format!("SHA-256 of {hash} is {found}, the release says {wanted}")));
+        }
+        Ok(())
+    }
+
+    fn release_with(&self, network: &Network, hash: &BlobHash) -> Option<Arc<Release>> {
+        let releases = network.releases.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        releases.values().find(|release| release.targets().values().any(|target| target.blob == *hash)).cloned()
+    }
+
+    /// Nodes that revealed the tree that a released file is in, or that say they have the blob.
+    fn likely_holders(&self, network: &Network, hash: &BlobHash, release: Option<&Release>) -> Vec<NodeId> {
+        let trees: Vec<BlobHash> = release
+            .into_iter()
+            .flat_map(|release| release.targets().values())
+            .filter(|target| target.blob == *hash)
+            .filter_map(|target| Some(target.origin.as_ref()?.tree))
+            .chain([*hash])
+            .collect();
+        let holders =
+            |engine: &barnraiser_protocol::engine::Engine| trees.iter().flat_map(|tree| engine.revealers(tree)).collect::<Vec<_>>();
+        self.engines.ask(&network.id, holders).unwrap_or_default()
+    }
+
+    fn built_by(&self, network: &Network, hash: &BlobHash, release: Option<&api::ReleaseView>) -> Vec<(BatchId, String, Vec<OperatorId>)> {
+        let actions: Vec<_> = release
+            .into_iter()
+            .flat_map(|release| release.targets.values())
+            .filter(|target| target.blake3 == *hash)
+            .filter_map(|target| target.action)
+            .collect();
+        let found = self.engines.ask(&network.id, |engine| {
+            let jobs = actions.iter().flat_map(|action| engine.jobs_of(action));
+            let views = jobs.filter_map(|(batch, index)| engine.job(&batch, index));
+            views
+                .map(|job| {
+                    let agreeing = job.verdict.map_or_else(Vec::new, |verdict| verdict.agreeing.into_iter().collect());
+                    (job.batch, job.label, agreeing)
+                })
+                .collect()
+        });
+        found.unwrap_or_default()
+    }
+}
+
+/// A release as people see it.
+pub(super) fn view(release: &Release, charter: &barnraiser_protocol::trust::charter::Charter) -> api::ReleaseView {
+    let target = |target: &ReleaseTarget| api::ReleasedTarget {
+        blake3: target.blob,
+        sha256: target.sha256.to_string(),
+        length: target.length,
+        action: target.origin.as_ref().map(|origin| origin.action),
+        evidence: target.origin.as_ref().map(|origin| origin.evidence),
+    };
+    let targets: BTreeMap<String, api::ReleasedTarget> =
+        release.targets().iter().map(|(name, released)| (name.to_string(), target(released))).collect();
+    api::ReleaseView {
+        channel: release.channel().to_string(),
+        version: release.version(),
+        expires: release.expires().to_string(),
+        signed_by: release.signers().iter().map(ToString::to_string).collect(),
+        threshold: charter.channel_keys(release.channel()).map_or(0, |keys| keys.threshold as usize),
+        targets,
+    }
+}
+
+/// A fetch that failed, by who is to blame: this machine, whose disk may be full, or those who should have the bytes.
+fn not_fetched(hash: &BlobHash, error: &anyhow::Error) -> Problem {
+    let here = error.chain().any(|cause| {
+        cause.is::<Fault>()
+            || matches!(cause.downcast_ref(), Some(PartialError::Fault(_)))
+            || matches!(cause.downcast_ref(), Some(FetchError::Local { .. }))
+    });
+    let message = format!("{hash} can't be fetched: {error}");
+    if here { Problem::failed(message) } else { Problem::unreachable(message) }
+}
+
+pub(super) fn joining(network: &Network) -> Problem {
+    Problem::unreachable(format!(
+        "the network {} is still being joined: its charter has not been found yet; is a member reachable?",
+        network.name
+    ))
+}

@@ -1,0 +1,11 @@
+pub mod api;
+pub mod builder;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod home;
+pub mod platform;
+pub mod sources;
+pub mod submit;

@@ -1,0 +1,196 @@
+//! Collections whose greatest length is part of their type: nothing from the wire can grow past it.
+//!
+//! The bound is checked before memory is taken, so a lying length costs its sender nothing but a refusal.
+
+use std::fmt;
+use std::ops::Deref;
+
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// More items than the type allows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given} {unit} given, at most {bound} are allowed")]
+pub struct TooLong {
+    /// How many there were.
+    pub given: usize,
+    /// How many there may be.
+    pub bound: usize,
+    /// What is counted.
+    pub unit: &'static str,
+}
+
+/// A vector of at most `N` items.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct BoundedVec<T, const N: usize>(Vec<T>);
+
+impl<T, const N: usize> BoundedVec<T, N> {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+    /// The items.
+    pub fn into_inner(self) -> Vec<T> {
+        self.0
+    }
+}
+
+impl<T, const N: usize> Default for BoundedVec<T, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T, const N: usize> TryFrom<Vec<T>> for BoundedVec<T, N> {
+    type Error = TooLong;
+    fn try_from(items: Vec<T>) -> Result<Self, TooLong> {
+        if items.len() > N {
+            return Err(TooLong { given: items.len(), bound: N, unit: "items" });
+        }
+        Ok(Self(items))
+    }
+}
+
+impl<T, const N: usize> Deref for BoundedVec<T, N> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: fmt::Debug, const N: usize> fmt::Debug for BoundedVec<T, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for BoundedVec<T, N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T, const N: usize>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Items<T, N> {
+            type Value = Vec<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {N} items")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+                if let Some(given) = seq.size_hint().filter(|&given| given > N) {
+                    return Err(A::Error::custom(TooLong { given, bound: N, unit: "items" }));
+                }
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    if items.len() == N {
+                        return Err(A::Error::custom(TooLong { given: N + 1, bound: N, unit: "items" }));
+                    }
+                    items.push(item);
+                }
+                Ok(items)
+            }
+        }
+        deserializer.deserialize_seq(Items::<T, N>(std::marker::PhantomData)).map(Self)
+    }
+}
+
+/// UTF-8 text of at most `N` bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct BoundedString<const N: usize>(String);
+
+impl<const N: usize> BoundedString<N> {
+    /// `text`, cut at the last character that fits.
+    pub fn cut(text: &str) -> Self {
+        let mut end = text.len().min(N);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self(text[..end].to_owned())
+    }
+}
+
+impl<const N: usize> TryFrom<String> for BoundedString<N> {
+    type Error = TooLong;
+    fn try_from(text: String) -> Result<Self, TooLong> {
+        if text.len() > N {
+            return Err(TooLong { given: text.len(), bound: N, unit: "bytes of text" });
+        }
+        Ok(Self(text))
+    }
+}
+
+impl<const N: usize> TryFrom<&str> for BoundedString<N> {
+    type Error = TooLong;
+    fn try_from(text: &str) -> Result<Self, TooLong> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl<const N: usize> Deref for BoundedString<N> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<const N: usize> fmt::Display for BoundedString<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<const N: usize> fmt::Debug for BoundedString<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for BoundedString<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The codec hands out borrowed text, so that a length over the bound is refused before it is copied.
+        struct Text<const N: usize>;
+        impl<const N: usize> Visitor<'_> for Text<N> {
+            type Value = String;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "text of at most {N} bytes")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+                if text.len() > N {
+                    return Err(E::custom(TooLong { given: text.len(), bound: N, unit: "bytes of text" }));
+                }
+                Ok(text.to_owned())
+            }
+        }
+        deserializer.deserialize_str(Text::<N>).map(Self)
+    }
+}
+
+/// At most `N` bytes.
+pub type BoundedBytes<const N: usize> = BoundedVec<u8, N>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    /// What is longer than the bound is refused, whoever made it.
+    #[test]
+    fn longer_than_the_bound_is_refused() {
+        assert!(BoundedVec::<u8, 2>::try_from(vec![1, 2, 3]).is_err());
+        assert!(BoundedString::<2>::try_from("abc").is_err());
+        let long = codec::encode(&vec![1u8, 2, 3]);
+        assert!(codec::decode::<BoundedVec<u8, 2>>(&long, 64).is_err());
+        assert_eq!(&*codec::decode::<BoundedVec<u8, 3>>(&long, 64).unwrap(), [1, 2, 3]);
+        let text = codec::encode("abc");
+        assert!(codec::decode::<BoundedString<2>>(&text, 64).is_err());
+        assert_eq!(&*codec::decode::<BoundedString<3>>(&text, 64).unwrap(), "abc");
+        assert_eq!(&*BoundedString::<4>::cut("añño"), "añ");
+    }
+
+    /// A length of 2^60 must not take memory.
+    #[test]
+    fn lying_length_is_refused_before_memory_is_taken() {
+        let mut bytes = (1u64 << 60).to_le_bytes().to_vec();
+        bytes.push(0);
+        assert!(codec::decode::<BoundedVec<u8, 1024>>(&bytes, 64).is_err());
+        assert!(codec::decode::<BoundedString<1024>>(&bytes, 64).is_err());
+    }
+}

@@ -1,0 +1,356 @@
+//! The engine: what one node decides about one network. Sans-I/O: it opens nothing and reads no clock.
+//!
+//! Methods, in the order in which a driver calls them:
+//! - *in*: [`Engine::receive`] for verified records, [`Engine::handle`] for everything else;
+//! - *out*: [`Engine::poll_output`] until it is empty, in that order; then [`Engine::poll_timeout`], and
+//!   [`Engine::handle_timeout`] when that moment has come;
+//! - *questions*, which change nothing: [`query`], [`Engine::evidence`], [`Engine::items`].
+//!
+//! Where to go next: [`board`] holds the records, [`lease`] says who holds a slot, [`jobs`] binds jobs to actions,
+//! [`settle`] computes verdicts, [`work`] claims, renews, commits and reveals for this node.
+
+pub mod board;
+pub mod io;
+mod jobs;
+pub mod lease;
+pub mod query;
+mod settle;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+
+use crate::id::{BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
+use crate::policy::Policy;
+use crate::record::{Kind, Payload, Record, SharedRecord};
+use crate::time::Timestamp;
+use crate::trust::charter::Grants;
+use crate::trust::members::Members;
+use crate::verdict;
+
+use board::{Board, Inserted, PARKED_MAX};
+pub use io::{BuildOrder, Capacity, Config, Event, Input, Lend, Output, OwnResult, Reception, Timer, Want};
+
+/// Network-wide parameters: nodes that differ in them are of different networks.
+#[derive(Debug, Clone)]
+pub struct Params {
+    /// The network.
+    pub network: NetworkId,
+    /// How long a lease lasts without a sign of life.
+    pub lease_ttl: Duration,
+    /// By how much clocks may differ.
+    pub clock_difference: Duration,
+    /// Who founded, who is trusted, who may submit.
+    pub grants: Grants,
+    /// The policy of new batches.
+    pub policy: Policy,
+}
+
+/// What one node decides about one network.
+#[derive(Debug)]
+pub struct Engine {
+    params: Params,
+    config: Config,
+    node: NodeId,
+    rng: ChaCha20Rng,
+    sequence: u64,
+    board: Board,
+    members: Members,
+    policies: BTreeMap<BlobHash, Arc<Policy>>,
+    batches: BTreeMap<BatchId, jobs::BatchState>,
+    actions: BTreeMap<crate::id::ActionId, settle::ActionState>,
+    ready: BTreeSet<work::ReadyKey>,
+    unsettled: BTreeSet<crate::id::ActionId>,
+    settling: bool,
+    desk: work::Desk,
+    parked: BTreeMap<(Timestamp, RecordId), SharedRecord>,
+    timers: BTreeMap<Timer, Timestamp>,
+    timeline: BTreeSet<(Timestamp, Timer)>,
+    outputs: VecDeque<Output>,
+}
+
+impl Engine {
+    /// An engine without records. `seed` feeds nonces and salts: it must be secret and used once.
+    pub fn new(params: Params, config: Config, seed: [u8; 32], now: Timestamp) -> Self {
+        let members = Members::new(&params.grants);
+        let policy = Arc::new(params.policy.clone());
+        let mut engine = Self {
+            node: config.key.node(),
+            rng: ChaCha20Rng::from_seed(seed),
+            // Sequences grow with the clock, so that a node whose home was restored does not fall behind itself.
+            sequence: now.0,
+            board: Board::default(),
+            members,
+            policies: BTreeMap::from([(policy.hash(), policy)]),
+            batches: BTreeMap::new(),
+            actions: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            settling: false,
+            desk: work::Desk::default(),
+            parked: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            timeline: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            params,
+            config,
+        };
+        engine.arm(Timer::Presence, now);
+        engine
+    }
+
+    /// Takes over a newer charter: who may do what, and the policy of new batches.
+    pub fn set_charter(&mut self, now: Timestamp, grants: Grants, policy: Policy) {
+        self.members.set_grants(&grants);
+        let policy = Arc::new(policy);
+        self.policies.insert(policy.hash(), policy.clone());
+        self.params.grants = grants;
+        self.params.policy = (*policy).clone();
+        self.standing_changed(now);
+    }
+
+    /// Takes a record whose signature was checked. What it becomes is a function of the set of records, not of their order.
+    pub fn receive(&mut self, now: Timestamp, record: &SharedRecord) -> Reception {
+        if record.network() != self.params.network {
+            return Reception::Unauthorised("it is of another network");
+        }
+        if record.forget_at() <= now {
+            return Reception::Outdated;
+        }
+        if record.issued() > now + self.params.clock_difference {
+            if self.parked.len() >= PARKED_MAX {
+                return Reception::OverQuota;
+            }
+            self.parked.insert((record.issued(), record.id()), record.clone());
+            self.arm_earlier(Timer::Parked, record.issued());
+            return Reception::Parked;
+        }
+        let reception = match self.board.insert(record) {
+            Inserted::Known => return Reception::Known,
+            Inserted::Outdated => return Reception::Outdated,
+            Inserted::OverQuota => return Reception::OverQuota,
+            Inserted::New => Reception::New,
+        };
+        self.desk.hear(now, record);
+        let replaced = self.board.take_replaced();
+        if !replaced.is_empty() {
+            self.outputs.push_back(Output::Forget(replaced.iter().map(|record| record.id()).collect()));
+        }
+        self.arm_earlier(Timer::Expiry, record.forget_at());
+        self.learn(now, record);
+        // What the replaced record alone said is not said any more.
+        for old in &replaced {
+            match old.payload() {
+                Payload::Renewal(renewal) => renewal.leases.iter().for_each(|told| self.look_again(now, told.lease.action)),
+                Payload::HandBack(back) => back.leases.iter().for_each(|told| self.settle(now, told.lease.action)),
+                _ => {}
+            }
+        }
+        reception
+    }
+
+    /// What follows from a record that is new to the board.
+    fn learn(&mut self, now: Timestamp, record: &SharedRecord) {
+        match record.payload() {
+            Payload::Batch(_) => self.learn_batch(record),
+            Payload::Cancel(cancel) => self.refresh_batch(now, cancel.batch),
+            Payload::Retry(retry) => {
+                for action in retry.actions.iter() {
+                    self.settle(now, *action);
+                }
+            }
+            Payload::Claim(claim) => {
+                if let Some(operator) = self.members.operator_of(&NodeId(record.author_key())) {
+                    self.event(Event::Claimed { lease: claim.lease, operator });
+                }
+                self.settle(now, claim.lease.action);
+            }
+            Payload::Renewal(renewal) => {
+                for progress in renewal.leases.iter() {
+                    self.look_again(now, progress.lease.action);
+                }
+            }
+            Payload::HandBack(back) => {
+                for told in back.leases.iter() {
+                    self.settle(now, told.lease.action);
+                }
+            }
+            Payload::Commitment(commitment) => {
+                if let Some(operator) = self.members.operator_of(&NodeId(record.author_key())) {
+                    self.event(Event::Committed { lease: commitment.lease, operator });
+                }
+                self.settle(now, commitment.lease.action);
+            }
+            Payload::Reveal(reveal) => {
+                if let Some(operator) = self.members.operator_of(&NodeId(record.author_key())) {
+                    self.event(Event::Revealed { lease: reveal.lease, operator, outcome: reveal.outcome.clone() });
+                }
+                self.settle(now, reveal.lease.action);
+            }
+            Payload::OperatorCertificate(_) | Payload::NodeCertificate(_) | Payload::Invitation(_) => {
+                if self.members.insert(record) {
+                    self.standing_changed(now);
+                }
+            }
+            Payload::Presence(_) | Payload::Have(_) | Payload::JoinRequest(_) | Payload::Metadata(_) => {}
+        }
+    }
+
+    /// Everything that is not a record of somebody else.
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        match input {
+            Input::Capacity(free) => self.set_capacity(now, free),
+            Input::Lend(lend) => {
+                self.config.lend = lend;
+                self.presence_changed(now);
+                self.seek_work(now);
+            }
+            Input::HandBackAll => self.hand_back_all(now, "the owner wants the machine back"),
+            Input::Fetched { want, bytes } => self.fetched(now, want, &bytes),
+            Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(lease, log_bytes, cpu_ms),
+            Input::Finished { lease, outcome, again, particulars } => self.finish(now, lease, (outcome, again), particulars),
+            Input::Author(payload, lifetime) => {
+                self.author(now, payload, lifetime);
+            }
+            Input::Restore(result) => self.restore(now, result),
+        }
+    }
+
+    /// The next thing to do, oldest first.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Engine::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.timeline.first().map(|(at, _)| *at)
+    }
+
+    /// Does what was put off until `now` or earlier.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        while let Some((at, timer)) = self.timeline.first().copied()
+            && at <= now
+        {
+            self.disarm(timer);
+            match timer {
+                Timer::Action(action) => self.settle(now, action),
+                Timer::Seek => self.seek_work(now),
+                Timer::Renew => self.renew(now),
+                Timer::Presence => self.announce_presence(now),
+                Timer::Expiry => self.expire(now),
+                Timer::Parked => self.unpark(now),
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        let gone = self.board.expire(now);
+        for record in &gone {
+            self.members.remove(record);
+            if record.kind() == Kind::Batch {
+                self.forget_batch(now, BatchId::from(record.id()));
+            }
+        }
+        if !gone.is_empty() {
+            self.outputs.push_back(Output::Forget(gone.iter().map(|record| record.id()).collect()));
+        }
+        if let Some(at) = self.board.next_expiry() {
+            self.arm(Timer::Expiry, at);
+        }
+    }
+
+    fn unpark(&mut self, now: Timestamp) {
+        let later = self.parked.split_off(&(now + Duration::from_millis(1), RecordId([0; 32])));
+        for record in std::mem::replace(&mut self.parked, later).into_values() {
+            if self.receive(now, &record) == Reception::New {
+                self.outputs.push_back(Output::Persist(record));
+            }
+        }
+        if let Some((at, _)) = self.parked.keys().next() {
+            self.arm(Timer::Parked, *at);
+        }
+    }
+
+    /// Signs a record of this node, takes it in and sends it; durable before it is sent. `None` where it is too large.
+    fn author(&mut self, now: Timestamp, payload: Payload, lifetime: Duration) -> Option<SharedRecord> {
+        self.sequence = self.sequence.saturating_add(1).max(now.0);
+        let record = Record::author(&self.config.key, self.params.network, self.sequence, now, now + lifetime, payload).ok()?;
+        self.outputs.push_back(Output::Persist(record.clone()));
+        self.outputs.push_back(Output::Send(record.clone()));
+        self.receive(now, &record);
+        Some(record)
+    }
+
+    /// All live records as (when it may be forgotten, id), in that order: what anti-entropy compares.
+    pub fn items(&self) -> impl Iterator<Item = (Timestamp, RecordId)> + '_ {
+        self.board.items()
+    }
+
+    /// The record of that id.
+    pub fn record(&self, id: &RecordId) -> Option<&SharedRecord> {
+        self.board.record(id)
+    }
+
+    /// The set of records.
+    pub const fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Who works for whom.
+    pub const fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The network's parameters.
+    pub const fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// This node's choices.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The operator that this node works for.
+    pub fn operator(&self) -> Option<OperatorId> {
+        self.members.operator_of(&self.node)
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn arm(&mut self, timer: Timer, at: Timestamp) {
+        self.disarm(timer);
+        self.timers.insert(timer, at);
+        self.timeline.insert((at, timer));
+    }
+
+    fn arm_earlier(&mut self, timer: Timer, at: Timestamp) {
+        if self.timers.get(&timer).is_none_or(|armed| at < *armed) {
+            self.arm(timer, at);
+        }
+    }
+
+    fn disarm(&mut self, timer: Timer) {
+        if let Some(at) = self.timers.remove(&timer) {
+            self.timeline.remove(&(at, timer));
+        }
+    }
+}
+
+impl verdict::Standing for Members {
+    fn branch(&self, operator: &OperatorId) -> Option<verdict::Branch> {
+        self.branch_of(operator).map(|branch| branch.0)
+    }
+    fn is_trusted(&self, operator: &OperatorId) -> bool {
+        Self::is_trusted(self, operator)
+    }
+}

@@ -1,0 +1,438 @@
+//! Questions that people ask of the engine. Nothing here changes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::JobIndex;
+use crate::id::{ActionId, BatchId, NodeId, OperatorId, OutcomeHash};
+use crate::outcome::{Outcome, Particulars};
+use crate::record::payload::{LeaseRef, Priority, SlotNo};
+use crate::time::Timestamp;
+use crate::verdict::{Verdict, VerdictState};
+
+use super::Engine;
+use super::jobs::Halt;
+use super::lease::SlotState;
+
+/// The state of a job, in the words of DESIGN section 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// On inputs.
+    Waiting,
+    /// Can be built; nobody does yet.
+    Ready,
+    /// Somebody builds it.
+    Building,
+    /// Results, fewer than the quorum.
+    Candidate,
+    /// The quorum agrees.
+    CrossVerified,
+    /// Results differ on like machines.
+    Disputed,
+    /// Results differ between unlike machines.
+    PlatformDependent,
+    /// The quorum agrees that it fails, it is not deterministic, or something that it needs failed.
+    Failed,
+    /// The batch was cancelled or can't be built.
+    Withdrawn,
+}
+
+impl std::fmt::Display for JobState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waiting",
+            Self::Ready => "ready",
+            Self::Building => "building",
+            Self::Candidate => "candidate",
+            Self::CrossVerified => "cross-verified",
+            Self::Disputed => "disputed",
+            Self::PlatformDependent => "platform-dependent",
+            Self::Failed => "failed",
+            Self::Withdrawn => "withdrawn",
+        })
+    }
+}
+
+/// A batch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BatchView {
+    /// Its id.
+    pub id: BatchId,
+    /// Its name.
+    pub name: String,
+    /// The channel that it is meant for.
+    pub channel: String,
+    /// Its priority.
+    pub priority: Priority,
+    /// When it was submitted.
+    pub issued: Timestamp,
+    /// Who submitted it.
+    pub operator: Option<OperatorId>,
+    /// The policy that it pins.
+    pub policy: crate::id::BlobHash,
+    /// Number of jobs that its record says.
+    pub job_count: u32,
+    /// Why it is not being built, if it is not.
+    pub halted: Option<String>,
+    /// Whether all jobs are settled, and if so, whether all succeeded.
+    pub result: Option<bool>,
+    /// Number of jobs in each state.
+    pub states: BTreeMap<JobState, u32>,
+}
+
+/// A slot of an action.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SlotView {
+    /// The slot.
+    pub slot: SlotNo,
+    /// Whether it settles a dispute.
+    pub arbiter: bool,
+    /// `open`, `held` or `closed`.
+    pub state: String,
+    /// The epoch of the lease, or that the next claim must name.
+    pub epoch: u32,
+    /// Who holds or closed it.
+    pub operator: Option<OperatorId>,
+    /// The node.
+    pub node: Option<NodeId>,
+    /// When the lease lapses without another sign of life.
+    pub until: Option<Timestamp>,
+}
+
+/// What somebody attested.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttestationView {
+    /// The lease under which it was built.
+    pub lease: LeaseRef,
+    /// Who.
+    pub operator: OperatorId,
+    /// On which node.
+    pub node: NodeId,
+    /// What; `None` while it is committed and not revealed.
+    pub outcome: Option<Outcome>,
+    /// What came of the second build, of who settles a dispute.
+    pub again: Option<Outcome>,
+    /// Hash of the outcome.
+    pub outcome_hash: Option<OutcomeHash>,
+    /// What stands beside it.
+    pub particulars: Option<Particulars>,
+    /// When it was committed to.
+    pub committed: Timestamp,
+}
+
+/// A job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its batch.
+    pub batch: BatchId,
+    /// Its place in the graph.
+    pub index: JobIndex,
+    /// `RECIPE[axis=value]`.
+    pub label: String,
+    /// The recipe's version.
+    pub version: String,
+    /// The action that it stands for, once its inputs are known.
+    pub action: Option<ActionId>,
+    /// How often its binding changed.
+    pub generation: u32,
+    /// Its state.
+    pub state: JobState,
+    /// Why it is in that state, in one line.
+    pub why: String,
+    /// The verdict under the batch's policy.
+    pub verdict: Option<Verdict>,
+    /// The jobs that it needs.
+    pub needs: Vec<String>,
+    /// The slots of its action.
+    pub slots: Vec<SlotView>,
+    /// What was committed to and revealed.
+    pub attestations: Vec<AttestationView>,
+    /// Name in the channel → name among the outputs.
+    pub targets: BTreeMap<String, String>,
+}
+
+impl Engine {
+    /// All batches that are known, the newest first.
+    pub fn batches(&self) -> Vec<BatchView> {
+        let mut batches: Vec<BatchView> = self.batches.keys().filter_map(|id| self.batch(id)).collect();
+        batches.sort_by_key(|batch| std::cmp::Reverse((batch.issued, batch.id)));
+        batches
+    }
+
+    /// A batch.
+    pub fn batch(&self, id: &BatchId) -> Option<BatchView> {
+        let state = self.batches.get(id)?;
+        let batch = state.batch();
+        let mut states = BTreeMap::new();
+        for index in 0..state.bindings.len() {
+            let index = JobIndex(u32::try_from(index).ok()?);
+            *states.entry(self.job_state(id, index).0).or_default() += 1;
+        }
+        Some(BatchView {
+            id: *id,
+            name: batch.name.to_string(),
+            channel: batch.channel.to_string(),
+            priority: batch.priority,
+            issued: state.record.issued(),
+            operator: self.members.operator_of(&NodeId(state.record.author_key())),
+            policy: batch.policy,
+            job_count: batch.jobs,
+            halted: self.halted(id),
+            result: self.batch_result(id),
+            states,
+        })
+    }
+
+    fn halted(&self, id: &BatchId) -> Option<String> {
+        let state = self.batches.get(id)?;
+        Some(match state.halt.as_ref() {
+            Some(Halt::Unauthorised) => {
+                format!("its author may not submit to the channel {}", &*state.batch().channel)
+            }
+            Some(Halt::Cancelled) => "it was cancelled".into(),
+            Some(Halt::Unusable(reason)) => reason.clone(),
+            None if state.graph.is_none() => "its graph is being fetched".into(),
+            None if self.policy_of(id).is_none() => "its policy is being fetched".into(),
+            None => return None,
+        })
+    }
+
+    /// The jobs of a batch, in the order of its graph.
+    pub fn jobs(&self, id: &BatchId) -> Vec<JobView> {
+        let Some(state) = self.batches.get(id) else { return Vec::new() };
+        (0..state.bindings.len()).filter_map(|at| self.job(id, JobIndex(u32::try_from(at).ok()?))).collect()
+    }
+
+    /// One job.
+    pub fn job(&self, id: &BatchId, index: JobIndex) -> Option<JobView> {
+        let state = self.batches.get(id)?;
+        let graph = state.graph.as_ref()?;
+        let job = graph.job(index)?;
+        let binding = state.bindings.get(index.0 as usize)?.clone();
+        let (job_state, why) = self.job_state(id, index);
+        let action = binding.as_ref().map(|binding| binding.action);
+        Some(JobView {
+            batch: *id,
+            index,
+            label: job.label(),
+            version: job.version.clone(),
+            action,
+            generation: binding.map_or(0, |binding| binding.generation),
+            state: job_state,
+            why,
+            verdict: action.and_then(|action| self.verdict_of(id, &action).cloned()),
+            needs: job.needs.iter().filter_map(|need| Some(graph.job(need.job)?.label())).collect(),
+            slots: action.map_or_else(Vec::new, |action| self.slot_views(&action)),
+            attestations: action.map_or_else(Vec::new, |action| self.attestation_views(&action)),
+            targets: job.targets.clone(),
+        })
+    }
+
+    /// A job below `index` on whose output the quorum does not agree, with its state; `None` where all are cross-verified,
+    /// down to the sources. Dependants may be built on candidates, and then agree on what a single builder made: whoever
+    /// signs must ask for this and not for the job's own state alone.
+    pub fn unverified_input(&self, id: &BatchId, index: JobIndex) -> Option<(String, JobState)> {
+        let graph = self.graph(id)?;
+        let mut seen = BTreeSet::from([index]);
+        let mut waiting = vec![index];
+        while let Some(above) = waiting.pop() {
+            for need in graph.job(above).into_iter().flat_map(|job| &job.needs) {
+                let (state, _) = self.job_state(id, need.job);
+                if state != JobState::CrossVerified {
+                    return Some((graph.job(need.job).map_or_else(String::new, crate::graph::Job::label), state));
+                }
+                if seen.insert(need.job) {
+                    waiting.push(need.job);
+                }
+            }
+        }
+        None
+    }
+
+    /// The jobs that stand for an action.
+    pub fn jobs_of(&self, action: &ActionId) -> Vec<(BatchId, JobIndex)> {
+        self.actions.get(action).map_or_else(Vec::new, |state| state.jobs.iter().copied().collect())
+    }
+
+    /// The action of that id, if a job stands for it.
+    pub fn action(&self, id: &ActionId) -> Option<&std::sync::Arc<crate::action::Action>> {
+        self.actions.get(id).map(|state| &state.action)
+    }
+
+    /// The graph of a batch, once it is fetched.
+    pub fn graph(&self, id: &BatchId) -> Option<&std::sync::Arc<crate::graph::Graph>> {
+        self.batches.get(id)?.graph.as_ref()
+    }
+
+    /// The policy of that hash, if any batch or charter brought it.
+    pub fn policy(&self, hash: &crate::id::BlobHash) -> Option<&std::sync::Arc<crate::policy::Policy>> {
+        self.policies.get(hash)
+    }
+
+    /// The actions of a batch whose jobs failed, for a Retry.
+    pub fn failed_actions(&self, id: &BatchId) -> Vec<ActionId> {
+        let failed = self.jobs(id).into_iter().filter(|job| job.state == JobState::Failed);
+        let mut actions: Vec<ActionId> = failed.filter_map(|job| job.action).collect();
+        actions.sort_unstable();
+        actions.dedup();
+        actions
+    }
+
+    fn slot_views(&self, action: &ActionId) -> Vec<SlotView> {
+        let Some(state) = self.actions.get(action) else { return Vec::new() };
+        let view = |(slot, state): (&SlotNo, &SlotState)| {
+            let tenure = state.tenure();
+            let (name, epoch) = match state {
+                SlotState::Open { epoch, .. } => ("open", *epoch),
+                SlotState::Held(tenure) => ("held", tenure.epoch),
+                SlotState::Closed(tenure) => ("closed", tenure.epoch),
+            };
+            SlotView {
+                slot: *slot,
+                arbiter: slot.is_arbiter(),
+                state: name.into(),
+                epoch,
+                operator: tenure.map(|tenure| tenure.operator),
+                node: tenure.map(|tenure| tenure.node),
+                until: tenure.map(|tenure| tenure.until),
+            }
+        };
+        state.slots.iter().map(view).collect()
+    }
+
+    fn attestation_views(&self, action: &ActionId) -> Vec<AttestationView> {
+        let views = self.board.commitments(action).filter_map(|(record, commitment)| {
+            let node = NodeId(record.author_key());
+            let operator = self.members.operator_of(&node)?;
+            let reveal = self.board.reveals(action).find(|(other, reveal)| {
+                other.author_key() == node.0 && reveal.lease == commitment.lease && reveal.opens(&operator) == commitment.commitment
+            });
+            let reveal = reveal.map(|(_, reveal)| reveal);
+            Some(AttestationView {
+                lease: commitment.lease,
+                operator,
+                node,
+                outcome: reveal.map(|reveal| reveal.outcome.clone()),
+                again: reveal.and_then(|reveal| reveal.again.clone()),
+                outcome_hash: reveal.map(|reveal| reveal.outcome.hash()),
+                particulars: reveal.map(|reveal| reveal.particulars.clone()),
+                committed: record.issued(),
+            })
+        });
+        views.collect()
+    }
+
+    /// The state of a job and why it is in it, in one line.
+    pub fn job_state(&self, id: &BatchId, index: JobIndex) -> (JobState, String) {
+        let Some(state) = self.batches.get(id) else {
+            return (JobState::Waiting, "the batch is not known here".into());
+        };
+        let binding = state.bindings.get(index.0 as usize).and_then(Option::as_ref);
+        let verdict = binding.and_then(|binding| self.verdict_of(id, &binding.action));
+        let settled = verdict.filter(|verdict| verdict.is_final());
+        if let (None, Some(halted)) = (settled, self.halted(id)) {
+            let halt = if state.halt.is_some() { JobState::Withdrawn } else { JobState::Waiting };
+            return (halt, halted);
+        }
+        let Some(binding) = binding else { return self.why_unbound(id, index) };
+        let Some(action) = self.actions.get(&binding.action) else {
+            return (JobState::Waiting, "its action is being forgotten".into());
+        };
+        let held: Vec<&SlotState> = action.slots.values().filter(|slot| matches!(slot, SlotState::Held(_))).collect();
+        let open = action.slots.values().filter(|slot| matches!(slot, SlotState::Open { .. })).count();
+        let quorum = self.policy_of(id).map_or(1, |policy| policy.quorum);
+        match verdict.map_or(VerdictState::Unattested, |verdict| verdict.state) {
+            VerdictState::CrossVerified => {
+                let by = verdict.map_or(0, |verdict| verdict.agreeing.len());
+                (JobState::CrossVerified, format!("{by} operators agree, {quorum} are wanted"))
+            }
+            VerdictState::Failed => {
+                let what = match verdict.and_then(|verdict| verdict.outcome.as_ref()) {
+                    Some(Outcome::Failure { class, stage }) => format!("{class} in {stage}"),
+                    _ => "it failed".into(),
+                };
+                (JobState::Failed, format!("{what}; {quorum} operators found the same"))
+            }
+            VerdictState::NotDeterministic => {
+                let arbiter = verdict.and_then(|verdict| verdict.arbiter).map_or_else(|| "its arbiter".into(), |arbiter| arbiter.short());
+                let why = format!(
+                    "not deterministic: results differ, and so do the two builds of {arbiter}, who was to settle it; nobody is wrong"
+                );
+                (JobState::Failed, why)
+            }
+            VerdictState::Disputed => (JobState::Disputed, self.why_disputed(action, "results differ")),
+            VerdictState::PlatformDependent => {
+                (JobState::PlatformDependent, self.why_disputed(action, "results differ between unlike machines"))
+            }
+            VerdictState::Candidate => {
+                let have = verdict.map_or(0, |verdict| verdict.agreeing.len());
+                let next = self.why_next(&binding.action, held.len(), open);
+                (JobState::Candidate, format!("{have} of {quorum} operators agree; {next}"))
+            }
+            VerdictState::Unattested if !held.is_empty() => (JobState::Building, self.why_next(&binding.action, held.len(), open)),
+            VerdictState::Unattested => {
+                let committed = self.demand(&binding.action).map_or(0, |demand| self.committers(&binding.action, &demand).len());
+                if committed > 0 {
+                    let why = format!("{committed} of {quorum} operators have committed to a result");
+                    return (JobState::Building, why);
+                }
+                (JobState::Ready, self.why_next(&binding.action, 0, open))
+            }
+        }
+    }
+
+    fn why_unbound(&self, id: &BatchId, index: JobIndex) -> (JobState, String) {
+        let Some(job) = self.graph(id).and_then(|graph| graph.job(index)) else {
+            return (JobState::Waiting, "the batch has no such job".into());
+        };
+        let mut waits = Vec::new();
+        for need in &job.needs {
+            let label = self.graph(id).and_then(|graph| graph.job(need.job)).map_or_else(String::new, |job| job.label());
+            match self.job_state(id, need.job) {
+                (JobState::Failed, _) => return (JobState::Failed, format!("{label}, which it needs, failed")),
+                (JobState::CrossVerified, _) => {}
+                (state, _) => waits.push(format!("{label} ({state})")),
+            }
+        }
+        (JobState::Waiting, format!("waits for {}", waits.join(", ")))
+    }
+
+    fn why_disputed(&self, action: &super::settle::ActionState, what: &str) -> String {
+        let arbiter = action.slots.iter().filter(|(slot, _)| slot.is_arbiter()).find_map(|(_, slot)| slot.tenure());
+        match arbiter {
+            Some(tenure) => format!("{what}; {} builds it twice to settle it", tenure.operator.short()),
+            None => format!("{what}; no trusted operator who attested nothing for it is free to build it"),
+        }
+    }
+
+    fn why_next(&self, action: &ActionId, held: usize, open: usize) -> String {
+        if held > 0 {
+            return format!("{held} building, {open} slots open");
+        }
+        let Some(demand) = self.demand(action) else { return "nothing wants it any more".into() };
+        let fit = |presence: &crate::record::payload::Presence| {
+            self.actions.get(action).is_some_and(|state| {
+                presence.cores >= state.action.cores
+                    && crate::platform::Facts::of_presence(presence).unmet(&state.action.environment).is_none()
+            })
+        };
+        let able: Vec<NodeId> = self
+            .board
+            .presences()
+            .filter(|(node, _, presence)| {
+                fit(presence)
+                    && presence.accepting
+                    && !presence.arbiter_only
+                    && self.members.operator_of(node).is_some_and(|operator| demand.admits(&self.members, &operator))
+            })
+            .map(|(node, ..)| node)
+            .collect();
+        if able.is_empty() {
+            let here = self.unfit(action, &demand).map_or_else(String::new, |unfit| format!("; here: {unfit}"));
+            return format!("no builder that is present can take it{here}");
+        }
+        format!("{open} slots open; {} builders could take it when they are free", able.len())
+    }
+}

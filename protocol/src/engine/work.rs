@@ -1,0 +1,561 @@
+//! This node's own part: it claims leases, keeps them, commits to results and reveals them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand_chacha::rand_core::Rng as _;
+
+use crate::bounded::{BoundedString, BoundedVec};
+use crate::graph::JobIndex;
+use crate::id::{ActionId, BatchId, NodeId, OperatorId};
+use crate::outcome::{FailureClass, Outcome, Particulars};
+use crate::platform::Facts;
+use crate::record::payload::{
+    Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Priority, Renewal,
+    Reveal, SlotNo,
+};
+use crate::record::{Kind, Payload, SharedRecord};
+use crate::time::Timestamp;
+use crate::verdict::{Branch, Verdict};
+
+use super::Engine;
+use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
+use super::lease::{SlotState, draw};
+use super::settle::Demand;
+
+/// How long a Presence is in effect; it is said again at a third of that.
+const PRESENCE_LIFETIME: Duration = Duration::from_secs(900);
+/// Changes of capacity are told at most this often.
+const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
+/// Commitments and reveals are kept so long: half a year, until seals gather them (DESIGN section 5).
+const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
+/// The first guess of the time that a record takes to reach the others.
+const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
+/// Bounds of the measured propagation time; clocks that differ make nonsense of single measurements.
+const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
+/// How long a node leaves an action alone whose inputs it could not get.
+const INPUT_BACKOFF: Duration = Duration::from_secs(10);
+/// How many ready jobs are looked at when capacity becomes free, ...
+const SEEK_MAX: usize = 512;
+/// ... and how many of those that this node could take are weighed against each other: so far may it leave the order of
+/// work in order to keep out of others' way.
+const CHOICE_MAX: usize = 32;
+
+/// Where a ready job stands in the order of work: by priority, then by age, then by its place in the graph.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ReadyKey {
+    pub priority: Priority,
+    pub issued: Timestamp,
+    pub batch: BatchId,
+    pub job: JobIndex,
+    pub action: ActionId,
+}
+
+/// A lease of this node.
+#[derive(Debug, Clone)]
+struct OwnLease {
+    cores: u16,
+    memory: u64,
+    log_bytes: u64,
+    cpu_ms: u64,
+}
+
+/// When this node may claim what.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    slot: SlotNo,
+    epoch: u32,
+    at: Timestamp,
+}
+
+/// Operators that could take a slot.
+#[derive(Debug, Default)]
+struct Rivals {
+    /// With a node that has room for it now; this node's own among them.
+    idle: BTreeSet<OperatorId>,
+    /// Whose nodes were all busy when they were last heard of.
+    busy: BTreeSet<OperatorId>,
+}
+
+/// What this node has in hand.
+#[derive(Debug)]
+pub(super) struct Desk {
+    leases: BTreeMap<LeaseRef, OwnLease>,
+    results: BTreeMap<LeaseRef, OwnResult>,
+    /// Actions that this node can't build now, and until when.
+    avoid: BTreeMap<ActionId, Timestamp>,
+    free: Capacity,
+    /// Since when so much is free.
+    free_since: Timestamp,
+    propagation: Duration,
+    announced: Option<(Timestamp, Presence)>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            leases: BTreeMap::new(),
+            results: BTreeMap::new(),
+            avoid: BTreeMap::new(),
+            free: Capacity::default(),
+            free_since: Timestamp::default(),
+            propagation: PROPAGATION_GUESS,
+            announced: None,
+        }
+    }
+}
+
+impl Desk {
+    /// Learns from a record how long records take, as a moving average.
+    pub fn hear(&mut self, now: Timestamp, record: &SharedRecord) {
+        // Only records that were just made tell anything: others come by anti-entropy.
+        let age = now.since(record.issued());
+        if age < PROPAGATION_BOUNDS.1 {
+            let mean = (self.propagation * 7 + age) / 8;
+            self.propagation = mean.clamp(PROPAGATION_BOUNDS.0, PROPAGATION_BOUNDS.1);
+        }
+    }
+
+    pub fn progress(&mut self, lease: LeaseRef, log_bytes: u64, cpu_ms: u64) {
+        if let Some(own) = self.leases.get_mut(&lease) {
+            own.log_bytes = log_bytes;
+            own.cpu_ms = cpu_ms;
+        }
+    }
+}
+
+impl Engine {
+    /// What this network's leases use of the machine.
+    pub fn in_use(&self) -> Capacity {
+        self.desk.leases.values().fold(Capacity::default(), |sum, lease| Capacity {
+            cores: sum.cores.saturating_add(lease.cores),
+            memory: sum.memory.saturating_add(lease.memory),
+        })
+    }
+
+    /// The leases that this node holds.
+    pub fn own_leases(&self) -> Vec<LeaseRef> {
+        self.desk.leases.keys().copied().collect()
+    }
+
+    /// Results of this node that are not revealed yet.
+    pub fn own_results(&self) -> impl Iterator<Item = &OwnResult> {
+        self.desk.results.values()
+    }
+
+    /// The measured time that a record takes to reach this node.
+    pub const fn propagation(&self) -> Duration {
+        self.desk.propagation
+    }
+
+    pub(super) fn set_capacity(&mut self, now: Timestamp, free: Capacity) {
+        let more = free.cores > self.desk.free.cores || free.memory > self.desk.free.memory;
+        if free == self.desk.free {
+            return;
+        }
+        self.desk.free = free;
+        self.presence_changed(now);
+        if more {
+            self.desk.free_since = now;
+            self.seek_work(now);
+        }
+    }
+
+    /// Looks at ready jobs in the order of work and claims those whose turn it is, until the machine is full; sees to it
+    /// that it looks again when the turn of another comes.
+    pub(super) fn seek_work(&mut self, now: Timestamp) {
+        self.disarm(Timer::Seek);
+        if !self.may_take() {
+            return;
+        }
+        let mut seen = BTreeSet::new();
+        let next: Vec<ActionId> = self.ready.iter().map(|key| key.action).filter(|action| seen.insert(*action)).take(SEEK_MAX).collect();
+        let mut again: Option<Timestamp> = None;
+        let mut choices = 0;
+        for action in next {
+            let Some(turn) = self.turn(now, &action) else { continue };
+            choices += 1;
+            if turn.at <= now {
+                self.claim(now, action, turn.slot, turn.epoch);
+                if !self.may_take() {
+                    return;
+                }
+            } else {
+                again = Some(again.map_or(turn.at, |again| again.min(turn.at)));
+            }
+            if choices >= CHOICE_MAX {
+                break;
+            }
+        }
+        if let Some(again) = again {
+            self.arm(Timer::Seek, again);
+        }
+    }
+
+    fn may_take(&self) -> bool {
+        self.config.lend.builds && self.desk.free.cores > 0 && self.desk.leases.len() < LEASES_PER_NODE_MAX
+    }
+
+    /// Why this node can't take the action at all, in words; `None` where it can.
+    pub(super) fn unfit(&self, action: &ActionId, demand: &Demand) -> Option<String> {
+        let state = self.actions.get(action)?;
+        if let Some(unmet) = self.config.facts.unmet(&state.action.environment) {
+            return Some(unmet);
+        }
+        if let Some(missing) = state.action.environment.programs.iter().find(|program| !self.config.programs.contains(*program)) {
+            return Some(format!("wants the program {missing}, which this machine does not have"));
+        }
+        if state.action.cores > self.config.lend.cores {
+            return Some(format!("wants {} cores, {} are lent", state.action.cores, self.config.lend.cores));
+        }
+        if demand.limits.memory > self.config.lend.memory {
+            let (want, lent) = (demand.limits.memory >> 20, self.config.lend.memory >> 20);
+            return Some(format!("wants {want} MiB of memory, {lent} MiB are lent"));
+        }
+        None
+    }
+
+    /// Claims a slot of the action if it is this node's turn, or sees to it that it looks for work when it is.
+    pub(super) fn consider(&mut self, now: Timestamp, action: ActionId) {
+        let Some(turn) = self.turn(now, &action) else { return };
+        if now < turn.at {
+            self.arm_earlier(Timer::Seek, turn.at);
+            return;
+        }
+        self.claim(now, action, turn.slot, turn.epoch);
+    }
+
+    /// The slot that is this node's to claim, and when; `None` where there is none.
+    fn turn(&self, now: Timestamp, action: &ActionId) -> Option<Turn> {
+        if !self.may_take() || self.desk.avoid.get(action).is_some_and(|until| now < *until) {
+            return None;
+        }
+        let me = self.operator()?;
+        let demand = self.demand(action)?;
+        let state = self.actions.get(action)?;
+        let fits = state.action.cores <= self.desk.free.cores && demand.limits.memory <= self.desk.free.memory;
+        if !fits || self.unfit(action, &demand).is_some() {
+            return None;
+        }
+        let mine = |slot: &SlotNo, state: &SlotState| {
+            // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
+            state.tenure().is_some_and(|tenure| tenure.operator == me) && !slot.is_arbiter()
+        };
+        if state.slots.iter().any(|(slot, state)| mine(slot, state)) || self.desk.leases.keys().any(|lease| lease.action == *action) {
+            return None;
+        }
+        let nonce = self.batches.get(&demand.batch)?.batch().nonce;
+        let quantum = self.desk.propagation * 2;
+        let mut assigned = BTreeSet::new();
+        let mut best: Option<(usize, Turn)> = None;
+        for (slot, slot_state) in &state.slots {
+            let SlotState::Open { epoch, lapsed, .. } = slot_state else { continue };
+            let rivals = self.rivals(action, *slot, &demand);
+            let mut order: Vec<([u8; 32], OperatorId)> = rivals
+                .idle
+                .into_iter()
+                .filter(|operator| !assigned.contains(operator))
+                .map(|operator| (draw(&nonce, action, *slot, &operator), operator))
+                .collect();
+            order.sort();
+            if let Some((_, first)) = order.first() {
+                assigned.insert(*first);
+            }
+            let Some(rank) = order.iter().position(|(_, operator)| *operator == me) else { continue };
+            if best.as_ref().is_some_and(|(best_rank, _)| *best_rank <= rank) {
+                continue;
+            }
+            let own = order[rank].0;
+            let mut wait = quantum.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX));
+            // Who seems busy may have become free at this moment, as this node has. Draws spread those over the ready jobs.
+            if rivals.busy.iter().any(|operator| draw(&nonce, action, *slot, operator) < own) {
+                wait += quantum * u32::from(own[0]) / 256;
+            }
+            // Who let the lease lapse leaves it to others first.
+            if *lapsed == Some(me) {
+                wait += self.params.lease_ttl * 2;
+            }
+            let since = state.open_since.get(slot).copied().unwrap_or(now).max(self.desk.free_since);
+            best = Some((rank, Turn { slot: *slot, epoch: *epoch, at: since + wait }));
+        }
+        best.map(|(_, turn)| turn)
+    }
+
+    /// Operators that could take the slot, as far as this node knows.
+    fn rivals(&self, action: &ActionId, slot: SlotNo, demand: &Demand) -> Rivals {
+        let mut rivals = Rivals::default();
+        let Some(state) = self.actions.get(action) else { return rivals };
+        let committed = self.board.commitments(action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
+        let attested: BTreeSet<Branch> = committed.map(|operator| self.branch(&operator)).collect();
+        let held: BTreeSet<Branch> = state.slots.values().filter_map(|state| Some(self.branch(&state.tenure()?.operator))).collect();
+        let may = |operator: &OperatorId| {
+            if slot.is_arbiter() {
+                self.members.is_trusted(operator) && !attested.contains(&self.branch(operator))
+            } else {
+                demand.admits(&self.members, operator) && !held.contains(&self.branch(operator))
+            }
+        };
+        for (node, _, presence) in self.board.presences() {
+            let able = node != self.node
+                && presence.accepting
+                && (slot.is_arbiter() || !presence.arbiter_only)
+                && presence.cores >= state.action.cores
+                && Facts::of_presence(presence).unmet(&state.action.environment).is_none();
+            let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
+            let idle = presence.free_cores >= state.action.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
+            if idle { rivals.idle.insert(operator) } else { rivals.busy.insert(operator) };
+        }
+        let lend = &self.config.lend;
+        if let Some(me) = self.operator()
+            && may(&me)
+            && (slot.is_arbiter() || !lend.arbiter_only)
+        {
+            rivals.idle.insert(me);
+        }
+        rivals.busy.retain(|operator| !rivals.idle.contains(operator));
+        rivals
+    }
+
+    fn claim(&mut self, now: Timestamp, action: ActionId, slot: SlotNo, epoch: u32) {
+        let Some(demand) = self.demand(&action) else { return };
+        let Some(state) = self.actions.get(&action) else { return };
+        let lease = LeaseRef { action, slot, epoch };
+        let order = BuildOrder {
+            lease,
+            action: state.action.clone(),
+            label: state.label.clone(),
+            batch: demand.batch,
+            limits: demand.limits.clone(),
+            twice: slot.is_arbiter(),
+            sources_from: self.submitters(&action),
+            needs_from: state.action.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
+        };
+        let own = OwnLease { cores: order.action.cores, memory: demand.limits.memory, log_bytes: 0, cpu_ms: 0 };
+        self.desk.free.cores = self.desk.free.cores.saturating_sub(own.cores);
+        self.desk.free.memory = self.desk.free.memory.saturating_sub(own.memory);
+        self.desk.leases.insert(lease, own);
+        self.presence_changed(now);
+        self.arm_earlier(Timer::Renew, now + self.params.lease_ttl / 3);
+        let batch = demand.batch;
+        let lifetime = Kind::Claim.lifetime_max();
+        if self.author(now, Payload::Claim(Claim { lease, batch }), lifetime).is_some() && self.desk.leases.contains_key(&lease) {
+            self.outputs.push_back(Output::Start(order));
+        }
+    }
+
+    /// Authors of the batches whose jobs stand for the action.
+    pub fn submitters(&self, action: &ActionId) -> Vec<NodeId> {
+        let Some(state) = self.actions.get(action) else { return Vec::new() };
+        let authors: BTreeSet<NodeId> =
+            state.jobs.iter().filter_map(|(batch, _)| Some(NodeId(self.batches.get(batch)?.record.author_key()))).collect();
+        authors.into_iter().collect()
+    }
+
+    /// Nodes that revealed a tree, or say that they have the blob.
+    pub fn revealers(&self, blob: &crate::id::BlobHash) -> Vec<NodeId> {
+        let revealed = self.board.of_kind(Kind::Reveal).filter(|record| {
+            let Payload::Reveal(reveal) = record.payload() else { return false };
+            std::iter::once(&reveal.outcome).chain(&reveal.again).any(|outcome| outcome.tree() == Some(*blob))
+        });
+        let have =
+            self.board.of_kind(Kind::Have).filter(|record| matches!(record.payload(), Payload::Have(have) if have.blobs.contains(blob)));
+        let nodes: BTreeSet<NodeId> = revealed.chain(have).map(|record| NodeId(record.author_key())).collect();
+        nodes.into_iter().collect()
+    }
+
+    /// Looks after this node's leases and results of an action, after anything about it changed.
+    pub(super) fn mind_own(&mut self, now: Timestamp, action: ActionId) {
+        let span = LeaseRef { action, slot: SlotNo(0), epoch: 0 }..=LeaseRef { action, slot: SlotNo(u16::MAX), epoch: u32::MAX };
+        let leases: Vec<LeaseRef> = self.desk.leases.range(span.clone()).map(|(lease, _)| *lease).collect();
+        let wanted = self.demand(&action).is_some();
+        for lease in leases {
+            let held = self.actions.get(&action).and_then(|state| state.slots.get(&lease.slot));
+            let mine = matches!(held, Some(SlotState::Held(tenure)) if tenure.node == self.node && tenure.epoch == lease.epoch);
+            if !wanted {
+                self.drop_lease(now, lease, "nothing needs it any more");
+                self.hand_back(now, vec![lease]);
+            } else if !mine {
+                self.drop_lease(now, lease, "another builder holds the lease");
+            }
+        }
+        let results: Vec<LeaseRef> = self.desk.results.range(span).map(|(lease, _)| *lease).collect();
+        if results.is_empty() {
+            return;
+        }
+        // A cancelled action's results stay closed unless they were enough already: nobody waits for them.
+        let enough = self.demand(&action).is_some_and(|demand| self.committers(&action, &demand).len() >= demand.quorum());
+        for lease in results {
+            if lease.slot.is_arbiter() || enough {
+                self.reveal(now, lease);
+            }
+        }
+    }
+
+    fn drop_lease(&mut self, now: Timestamp, lease: LeaseRef, reason: &str) {
+        if let Some(own) = self.desk.leases.remove(&lease) {
+            self.give_back(now, own);
+            // Not at once: more may follow from what took the lease away.
+            self.arm_earlier(Timer::Seek, now);
+            self.outputs.push_back(Output::Stop(lease));
+            self.event(Event::LeaseLost { lease, reason: reason.to_owned() });
+            self.presence_changed(now);
+        }
+    }
+
+    fn give_back(&mut self, now: Timestamp, own: OwnLease) {
+        self.desk.free_since = now;
+        self.desk.free.cores = self.desk.free.cores.saturating_add(own.cores);
+        self.desk.free.memory = self.desk.free.memory.saturating_add(own.memory);
+    }
+
+    /// Hands all leases back without penalty.
+    pub(super) fn hand_back_all(&mut self, now: Timestamp, reason: &str) {
+        let leases: Vec<LeaseRef> = self.desk.leases.keys().copied().collect();
+        for lease in &leases {
+            self.drop_lease(now, *lease, reason);
+        }
+        self.hand_back(now, leases);
+    }
+
+    fn hand_back(&mut self, now: Timestamp, leases: Vec<LeaseRef>) {
+        if leases.is_empty() {
+            return;
+        }
+        // Only the latest HandBack of a node counts, so it repeats what the one before says, also of before a restart.
+        let lifetime = Kind::HandBack.lifetime_max();
+        let before = self.board.latest_of(&self.node, Kind::HandBack).map(|record| record.payload());
+        let mut listed: Vec<HandedBack> = match before {
+            Some(Payload::HandBack(before)) => before.leases.iter().filter(|told| now.since(told.at) < lifetime).copied().collect(),
+            _ => Vec::new(),
+        };
+        listed.extend(leases.into_iter().map(|lease| HandedBack { lease, at: now }));
+        listed.drain(..listed.len().saturating_sub(HAND_BACKS_MAX));
+        let Ok(leases) = BoundedVec::try_from(listed) else { return };
+        self.author(now, Payload::HandBack(HandBack { leases }), lifetime);
+    }
+
+    pub(super) fn renew(&mut self, now: Timestamp) {
+        let leases: Vec<LeaseProgress> = self
+            .desk
+            .leases
+            .iter()
+            .map(|(lease, own)| LeaseProgress { lease: *lease, log_bytes: own.log_bytes, cpu_ms: own.cpu_ms })
+            .take(LEASES_PER_NODE_MAX)
+            .collect();
+        if leases.is_empty() {
+            return;
+        }
+        self.arm(Timer::Renew, now + self.params.lease_ttl / 3);
+        if let Ok(leases) = BoundedVec::try_from(leases) {
+            self.author(now, Payload::Renewal(Renewal { leases }), self.params.lease_ttl * 3);
+        }
+    }
+
+    /// A build ended; `outcomes` are those of the first and, for an arbiter, of the second build.
+    pub(super) fn finish(&mut self, now: Timestamp, lease: LeaseRef, outcomes: (Outcome, Option<Outcome>), particulars: Particulars) {
+        let (outcome, again) = outcomes;
+        let Some(own) = self.desk.leases.remove(&lease) else {
+            return; // stopped in the meantime
+        };
+        self.give_back(now, own);
+        self.presence_changed(now);
+        if matches!(outcome, Outcome::Failure { class: FailureClass::Fetch, .. }) {
+            // Missing inputs defer the job and burn no attempt: somebody else may get them.
+            self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
+            self.event(Event::LeaseLost { lease, reason: "its inputs could not be fetched".into() });
+            self.hand_back(now, vec![lease]);
+            self.arm_earlier(Timer::Action(lease.action), now + INPUT_BACKOFF);
+            self.seek_work(now);
+            return;
+        }
+        let Some(operator) = self.operator() else { return };
+        let mut salt = [0; 32];
+        self.rng.fill_bytes(&mut salt);
+        let commitment = outcome.commitment(again.as_ref(), &operator, &salt);
+        let result = OwnResult { lease, outcome, again, salt, particulars };
+        self.outputs.push_back(Output::PersistResult(result.clone()));
+        self.desk.results.insert(lease, result);
+        self.author(now, Payload::Commitment(Commitment { lease, commitment }), EVIDENCE_LIFETIME);
+        self.seek_work(now);
+    }
+
+    fn reveal(&mut self, now: Timestamp, lease: LeaseRef) {
+        let Some(result) = self.desk.results.remove(&lease) else { return };
+        // Open before the record is sent: who hears of the output may ask for it at once.
+        self.outputs.push_back(Output::Open(result.clone()));
+        let OwnResult { lease, outcome, again, salt, particulars } = result;
+        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }), EVIDENCE_LIFETIME);
+        self.outputs.push_back(Output::ForgetResult(lease));
+    }
+
+    /// After a restart: results that were not revealed, and leases of builds that no longer run.
+    pub(super) fn restore(&mut self, now: Timestamp, result: OwnResult) {
+        let lease = result.lease;
+        self.desk.results.insert(lease, result.clone());
+        let committed = self
+            .board
+            .commitments(&lease.action)
+            .any(|(record, commitment)| record.author_key() == self.node.0 && commitment.lease == lease);
+        if !committed && let Some(operator) = self.operator() {
+            let commitment = result.outcome.commitment(result.again.as_ref(), &operator, &result.salt);
+            self.author(now, Payload::Commitment(Commitment { lease, commitment }), EVIDENCE_LIFETIME);
+        }
+        self.mind_own(now, lease.action);
+    }
+
+    /// After a restart, once the records are back: leases of builds that died with the process are handed back.
+    pub fn hand_back_lost(&mut self, now: Timestamp) {
+        let me = self.node;
+        let lost: Vec<LeaseRef> = self
+            .board
+            .of_kind(Kind::Claim)
+            .filter(|record| record.author_key() == me.0)
+            .filter_map(|record| match record.payload() {
+                Payload::Claim(claim) => Some(claim.lease),
+                _ => None,
+            })
+            .filter(|lease| !self.desk.leases.contains_key(lease) && !self.desk.results.contains_key(lease))
+            .filter(|lease| self.board.handed_back(&me, lease).is_none())
+            .filter(|lease| {
+                !self.board.commitments(&lease.action).any(|(record, commitment)| record.author_key() == me.0 && commitment.lease == *lease)
+            })
+            .collect();
+        self.hand_back(now, lost);
+    }
+
+    pub(super) fn presence_changed(&mut self, now: Timestamp) {
+        let at = self.desk.announced.as_ref().map_or(now, |(at, _)| (*at + PRESENCE_INTERVAL).max(now));
+        self.arm_earlier(Timer::Presence, at);
+    }
+
+    pub(super) fn announce_presence(&mut self, now: Timestamp) {
+        self.arm(Timer::Presence, now + PRESENCE_LIFETIME / 3);
+        if self.operator().is_none() {
+            return; // nobody can make anything of it
+        }
+        let lend = &self.config.lend;
+        let facts = &self.config.facts;
+        let presence = Presence {
+            accepting: lend.builds && self.desk.leases.len() < LEASES_PER_NODE_MAX,
+            arbiter_only: lend.arbiter_only,
+            free_cores: self.desk.free.cores,
+            cores: lend.cores,
+            free_memory_mib: u32::try_from(self.desk.free.memory >> 20).unwrap_or(u32::MAX),
+            os: BoundedString::cut(&facts.os),
+            arch: BoundedString::cut(&facts.arch),
+            isa: BoundedString::cut(&facts.isa),
+            features: facts.features_bounded(),
+        };
+        let fresh = |(at, said): &(Timestamp, Presence)| *said == presence && now.since(*at) < PRESENCE_LIFETIME / 4;
+        if self.desk.announced.as_ref().is_some_and(fresh) {
+            return;
+        }
+        self.desk.announced = Some((now, presence.clone()));
+        self.author(now, Payload::Presence(presence), PRESENCE_LIFETIME);
+    }
+
+    /// The verdict of an action under the policy of a batch.
+    pub fn verdict_of(&self, batch: &BatchId, action: &ActionId) -> Option<&Verdict> {
+        self.actions.get(action)?.verdicts.get(&self.batches.get(batch)?.batch().policy)
+    }
+}

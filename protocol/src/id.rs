@@ -1,0 +1,154 @@
+//! Newtypes for everything that is named by 32 bytes: digests and public keys.
+//!
+//! All print as 64 lower-case hexadecimal digits, are that string in JSON and TOML, and 32 bytes in bincode.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A text that is not 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {what}: 64 hexadecimal digits are wanted")]
+pub struct IdParseError {
+    /// Which kind of id was wanted.
+    pub what: &'static str,
+    /// What was given, cut to 80 characters.
+    pub text: String,
+}
+
+macro_rules! id32 {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 32]);
+
+        impl $name {
+            /// The 32 bytes.
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+            /// The first ten hexadecimal digits, for people.
+            pub fn short(&self) -> String {
+                data_encoding::HEXLOWER.encode(&self.0[..5])
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.short())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdParseError;
+            fn from_str(text: &str) -> Result<Self, IdParseError> {
+                let error = || IdParseError { what: $what, text: text.chars().take(80).collect() };
+                let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| error())?;
+                Ok(Self(bytes.try_into().map_err(|_| error())?))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                    text.parse().map_err(serde::de::Error::custom)
+                } else {
+                    <[u8; 32]>::deserialize(deserializer).map(Self)
+                }
+            }
+        }
+    };
+}
+
+id32!(
+    /// BLAKE3 of a blob's plain bytes; `b3sum` agrees.
+    BlobHash, "blob hash");
+id32!(
+    /// BLAKE3 of an action's canonical bytes ([`crate::action::Action::id`]).
+    ActionId, "action id");
+id32!(
+    /// BLAKE3 of a record's signed bytes.
+    RecordId, "record id");
+id32!(
+    /// A batch: the id of its `Batch` record.
+    BatchId, "batch id");
+id32!(
+    /// BLAKE3 of the canonical `signed` part of a network's first `root.json`.
+    NetworkId, "network id");
+id32!(
+    /// An operator's ed25519 public key. Votes are counted by it.
+    OperatorId, "operator id");
+id32!(
+    /// A node's ed25519 public key, which is also its libp2p PeerId.
+    NodeId, "node id");
+id32!(
+    /// BLAKE3 of an outcome ([`crate::outcome::Outcome::hash`]): what two builders must share to agree.
+    OutcomeHash, "outcome hash");
+id32!(
+    /// SHA-256 of a blob's plain bytes, for TUF clients and `sha256sum`.
+    Sha256, "SHA-256 digest");
+id32!(
+    /// A TUF key id: SHA-256 of the key's canonical JSON.
+    KeyId, "key id");
+
+impl BlobHash {
+    /// The hash of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl Sha256 {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl From<RecordId> for BatchId {
+    fn from(id: RecordId) -> Self {
+        Self(id.0)
+    }
+}
+
+impl From<BatchId> for RecordId {
+    fn from(id: BatchId) -> Self {
+        Self(id.0)
+    }
+}
+
+impl From<blake3::Hash> for BlobHash {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(*hash.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text and JSON are the same 64 digits, and bincode is the 32 bytes.
+    #[test]
+    fn id_has_one_text_and_one_binary_form() {
+        let hash = BlobHash::of(b"barn");
+        assert_eq!(hash.to_string().parse::<BlobHash>().unwrap(), hash);
+        assert_eq!(serde_json::to_string(&hash).unwrap(), format!("\"{hash}\""));
+        assert_eq!(crate::codec::encode(&hash), hash.0);
+        assert!("xyz".parse::<BlobHash>().unwrap_err().to_string().contains("blob hash"));
+    }
+}

@@ -1,0 +1,141 @@
+//! What came of a build, and what an operator says beside it.
+//!
+//! Two builders agree when their [`Outcome::hash`] is equal. Times, logs and the machine's fingerprint differ between
+//! honest builders, so they stand in [`Particulars`], beside the outcome and outside its hash.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bounded::BoundedString;
+use crate::id::{BlobHash, OperatorId, OutcomeHash};
+
+/// Why a build gave no output. The list is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureClass {
+    /// A source or input could not be fetched.
+    Fetch,
+    /// An archive could not be unpacked.
+    Unpack,
+    /// A step of the recipe failed.
+    Build,
+    /// The recipe's `check` step failed, or an output is missing.
+    Check,
+    /// The memory limit was reached.
+    OutOfMemory,
+    /// The limit on disk or output size was reached.
+    OutOfDisk,
+    /// The wall time limit was reached.
+    Timeout,
+    /// No output and no CPU time for as long as `silent` allows.
+    NoProgress,
+    /// The sandbox could not be set up or was broken.
+    Sandbox,
+    /// Outputs could not be stored.
+    Upload,
+    /// The builder vanished.
+    Lost,
+}
+
+impl FailureClass {
+    /// Whether the machine and not the job is at fault: such outcomes are never votes, and the slot is built again.
+    pub const fn is_infrastructure(self) -> bool {
+        matches!(self, Self::Fetch | Self::Sandbox | Self::Upload | Self::Lost | Self::OutOfDisk)
+    }
+}
+
+impl std::fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fetch => "fetch",
+            Self::Unpack => "unpack",
+            Self::Build => "build",
+            Self::Check => "check",
+            Self::OutOfMemory => "out of memory",
+            Self::OutOfDisk => "out of disk",
+            Self::Timeout => "timeout",
+            Self::NoProgress => "no progress",
+            Self::Sandbox => "sandbox",
+            Self::Upload => "upload",
+            Self::Lost => "lost",
+        })
+    }
+}
+
+/// What came of a build, as far as independent builders can be expected to agree on it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// All steps passed.
+    Success {
+        /// The manifest of the outputs: the BLAKE3 of [`crate::tree::Tree::to_bytes`].
+        tree: BlobHash,
+    },
+    /// A step failed, or the build could not be done.
+    Failure {
+        /// In which way.
+        class: FailureClass,
+        /// The step that ran, or the part of the work (`sources`, `outputs`).
+        stage: BoundedString<64>,
+    },
+}
+
+/// Domain of [`Outcome::hash`].
+const OUTCOME_DOMAIN: &str = "barnraiser 2026 outcome v1";
+/// Domain of [`Outcome::commitment`].
+const COMMITMENT_DOMAIN: &str = "barnraiser 2026 commitment v1";
+
+impl Outcome {
+    /// What two builders must share to agree: keyed BLAKE3 of the canonical bytes.
+    pub fn hash(&self) -> OutcomeHash {
+        OutcomeHash(blake3::derive_key(OUTCOME_DOMAIN, &crate::codec::encode(self)))
+    }
+
+    /// What is published before the outcome is: hash(outcome, operator, salt) (DESIGN section 8.1), where somebody built
+    /// twice hash(outcome, second outcome, operator, salt): all pieces have one length, so neither form can be read as the
+    /// other. The operator is in it, so that nobody can commit to what another has committed to.
+    pub fn commitment(&self, again: Option<&Self>, operator: &OperatorId, salt: &[u8; 32]) -> [u8; 32] {
+        let mut material = self.hash().0.to_vec();
+        if let Some(again) = again {
+            material.extend_from_slice(&again.hash().0);
+        }
+        material.extend_from_slice(operator.as_bytes());
+        material.extend_from_slice(salt);
+        blake3::derive_key(COMMITMENT_DOMAIN, &material)
+    }
+
+    /// The manifest of the outputs, where there are any.
+    pub const fn tree(&self) -> Option<BlobHash> {
+        match self {
+            Self::Success { tree } => Some(*tree),
+            Self::Failure { .. } => None,
+        }
+    }
+
+    /// Whether this outcome says something of the job, and so can be a vote.
+    pub const fn is_vote(&self) -> bool {
+        match self {
+            Self::Success { .. } => true,
+            Self::Failure { class, .. } => !class.is_infrastructure(),
+        }
+    }
+}
+
+/// What an operator says beside an outcome. Not compared between builders. Who built twice says it of both builds:
+/// times are added, and the log holds one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Particulars {
+    /// The log, as a blob; absent where nothing ran.
+    pub log: Option<BlobHash>,
+    /// Length of the log in bytes.
+    pub log_length: u64,
+    /// Time from the first step's start to the last one's end, in milliseconds.
+    pub wall_ms: u64,
+    /// CPU time of all steps, in milliseconds.
+    pub cpu_ms: u64,
+    /// Greatest resident memory, in bytes; 0 where the machine can't tell.
+    pub memory_peak: u64,
+    /// Operating system, kernel, CPU and toolchain, for `host` environments.
+    pub fingerprint: BoundedString<256>,
+    /// How the build was fenced in, for example `bwrap, seccomp, cgroup v1` or `none`.
+    pub sandbox: BoundedString<64>,
+}

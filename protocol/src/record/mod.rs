@@ -1,0 +1,334 @@
+//! Records: everything that nodes tell each other, signed by its author.
+//!
+//! A record goes through three types: bytes → [`Record`] (decoded, canonical) → [`Verified`]`<Record>` (its signature
+//! checked, and the consent in it where there is one; of our network). The engine takes only the last. A record's id is the BLAKE3 of the bytes that are signed,
+//! so a second signature on the same content is the same record.
+//!
+//! [`payload`] lists what can be said; [`Life`] says how long it is kept.
+
+pub mod payload;
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bounded::BoundedBytes;
+use crate::codec::{self, DecodeError};
+use crate::id::{NetworkId, NodeId, OperatorId, RecordId};
+use crate::keys::{self, SecretKey, Signature, SignatureError};
+use crate::time::Timestamp;
+
+pub use payload::{Kind, Payload};
+
+/// The most bytes a record may have on the wire, signature included (DESIGN section 5).
+pub const RECORD_BYTES_MAX: usize = 4096;
+/// The most bytes a payload may have: the record less its envelope.
+pub const PAYLOAD_BYTES_MAX: usize = RECORD_BYTES_MAX - 192;
+/// The version of the envelope.
+pub const RECORD_VERSION: u16 = 1;
+/// How long a record is kept after the end of its effect, so that late peers still hear of it (DESIGN section 5).
+pub const EXPIRY_GRACE: Duration = Duration::from_secs(600);
+
+const RECORD_DOMAIN: &[u8] = b"barnraiser 2026 record v1\0";
+
+/// How long records of a type are of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Life {
+    /// What is going on now; expires.
+    Board,
+    /// What was built; kept as long as the output is.
+    Evidence,
+    /// Who is who; kept as long as the network lives.
+    Standing,
+}
+
+/// What is signed: everything but the signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Envelope {
+    kind: u16,
+    version: u16,
+    network: NetworkId,
+    author: [u8; 32],
+    sequence: u64,
+    issued: Timestamp,
+    expires: Timestamp,
+    payload: BoundedBytes<PAYLOAD_BYTES_MAX>,
+}
+
+/// A decoded record. Its signature is not checked yet: see [`Record::verify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    id: RecordId,
+    envelope: Envelope,
+    payload: Payload,
+    signature: Signature,
+    bytes: Arc<[u8]>,
+}
+
+/// Proof that a value's signature was checked. Only this crate can make one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified<T>(T);
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A record whose signature was checked, shared.
+pub type SharedRecord = Arc<Verified<Record>>;
+
+/// Why bytes are not a record that can be taken. All are the sender's fault but [`RecordError::UnknownKind`] and
+/// [`RecordError::UnknownVersion`], which a newer node may well send.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Not a record's bytes.
+    #[error("not a record: {0}")]
+    Envelope(DecodeError),
+    /// A type that this version does not know; relayed, never penalised.
+    #[error("record of unknown type {0}")]
+    UnknownKind(u16),
+    /// An envelope of a later version; relayed, never penalised.
+    #[error("record of unknown version {0}")]
+    UnknownVersion(u16),
+    /// The payload is not what its type says.
+    #[error("bad {kind:?} payload: {error}")]
+    Payload {
+        /// The type.
+        kind: Kind,
+        /// What is wrong.
+        error: DecodeError,
+    },
+    /// Of another network.
+    #[error("record of network {}, not of {}", .found.short(), .wanted.short())]
+    ForeignNetwork {
+        /// The network that the record names.
+        found: NetworkId,
+        /// Ours.
+        wanted: NetworkId,
+    },
+    /// It expires before it is issued, or lives longer than its type may.
+    #[error("{kind:?} issued at {issued} expires at {expires}, which its type does not allow")]
+    Lifetime {
+        /// The type.
+        kind: Kind,
+        /// When it was issued.
+        issued: Timestamp,
+        /// When it expires.
+        expires: Timestamp,
+    },
+    /// Its author did not sign it.
+    #[error("{0}")]
+    Signature(#[from] SignatureError),
+    /// It says something for which its author has no right.
+    #[error("unauthorised: {0}")]
+    Unauthorised(#[from] NoConsent),
+}
+
+/// A [`payload::NodeCertificate`] to which its node did not agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("operator {} claims node {}, which did not consent to work for it in network {}", .operator.short(), .node.short(), .network.short())]
+pub struct NoConsent {
+    /// Who claims it.
+    pub operator: OperatorId,
+    /// What is claimed.
+    pub node: NodeId,
+    /// The network that the record names.
+    pub network: NetworkId,
+}
+
+/// Why a record can't be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorError {
+    /// The payload does not fit.
+    #[error("a payload of {given} bytes, at most {limit} are allowed")]
+    TooLarge {
+        /// Bytes given.
+        given: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Nobody would take it.
+    #[error(transparent)]
+    NoConsent(#[from] NoConsent),
+}
+
+/// Bytes of a signature at the end of a record.
+const SIGNATURE_BYTES: usize = 64;
+
+impl Record {
+    /// Makes and signs a record. `expires` is cut to what its type allows.
+    ///
+    /// # Errors
+    /// [`AuthorError`].
+    pub fn author(
+        key: &SecretKey,
+        network: NetworkId,
+        sequence: u64,
+        issued: Timestamp,
+        expires: Timestamp,
+        payload: Payload,
+    ) -> Result<SharedRecord, AuthorError> {
+        let record = Self::sign(key, network, sequence, issued, expires, payload)?;
+        record.check_consent()?;
+        Ok(Arc::new(Verified(record)))
+    }
+
+    fn sign(
+        key: &SecretKey,
+        network: NetworkId,
+        sequence: u64,
+        issued: Timestamp,
+        expires: Timestamp,
+        payload: Payload,
+    ) -> Result<Self, AuthorError> {
+        let kind = payload.kind();
+        let expires = expires.min(kind.latest_expiry(issued));
+        let payload_bytes = payload.to_bytes();
+        let given = payload_bytes.len();
+        let envelope = Envelope {
+            kind: kind.code(),
+            version: RECORD_VERSION,
+            network,
+            author: key.public(),
+            sequence,
+            issued,
+            expires,
+            payload: BoundedBytes::try_from(payload_bytes).map_err(|_| AuthorError::TooLarge { given, limit: PAYLOAD_BYTES_MAX })?,
+        };
+        let signed = codec::encode(&envelope);
+        let message = message(envelope.kind, &signed);
+        let signature = key.sign(&message);
+        let mut bytes = signed;
+        bytes.extend_from_slice(&signature.0);
+        let id = RecordId(*blake3::hash(&message).as_bytes());
+        Ok(Self { id, envelope, payload, signature, bytes: bytes.into() })
+    }
+
+    /// Decodes a record.
+    ///
+    /// # Errors
+    /// [`RecordError`], all but its signature.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(RecordError::Envelope(DecodeError::TooLarge { given: bytes.len(), limit: RECORD_BYTES_MAX }));
+        }
+        let Some((signed, signature)) = bytes.split_last_chunk::<SIGNATURE_BYTES>() else {
+            return Err(RecordError::Envelope(DecodeError::Malformed("shorter than a signature".into())));
+        };
+        let envelope: Envelope = codec::decode(signed, RECORD_BYTES_MAX).map_err(RecordError::Envelope)?;
+        if envelope.version != RECORD_VERSION {
+            return Err(RecordError::UnknownVersion(envelope.version));
+        }
+        let kind = Kind::from_code(envelope.kind).ok_or(RecordError::UnknownKind(envelope.kind))?;
+        if envelope.expires < envelope.issued || envelope.expires > kind.latest_expiry(envelope.issued) {
+            return Err(RecordError::Lifetime { kind, issued: envelope.issued, expires: envelope.expires });
+        }
+        let payload = Payload::from_bytes(kind, &envelope.payload).map_err(|error| RecordError::Payload { kind, error })?;
+        let id = RecordId(*blake3::hash(&message(envelope.kind, signed)).as_bytes());
+        Ok(Self { id, envelope, payload, signature: Signature(*signature), bytes: bytes.into() })
+    }
+
+    /// Checks that the record is of `network`, that its author signed it, and that whom it claims agreed to that.
+    ///
+    /// # Errors
+    /// [`RecordError::ForeignNetwork`], [`RecordError::Signature`] or [`RecordError::Unauthorised`].
+    pub fn verify(self, network: NetworkId) -> Result<SharedRecord, RecordError> {
+        if self.envelope.network != network {
+            return Err(RecordError::ForeignNetwork { found: self.envelope.network, wanted: network });
+        }
+        let signed = &self.bytes[..self.bytes.len() - SIGNATURE_BYTES];
+        keys::verify(&self.envelope.author, &message(self.envelope.kind, signed), &self.signature)?;
+        self.check_consent()?;
+        Ok(Arc::new(Verified(self)))
+    }
+
+    /// What its author signs of a record of type `kind` whose bytes, without the signature, are `signed`: for whoever checks
+    /// signatures by other means than [`Record::verify`].
+    pub fn message(kind: Kind, signed: &[u8]) -> Vec<u8> {
+        message(kind.code(), signed)
+    }
+
+    /// What a record proves by itself beside its signature. Here, so that it is checked once for all engines, and on the
+    /// threads that check signatures.
+    fn check_consent(&self) -> Result<(), NoConsent> {
+        let Payload::NodeCertificate(certificate) = &self.payload else { return Ok(()) };
+        let (network, operator) = (self.envelope.network, OperatorId(self.envelope.author));
+        let checked = certificate.check_consent(&network, &operator);
+        checked.map_err(|_| NoConsent { operator, node: certificate.node, network })
+    }
+
+    /// [`Record::decode`] and [`Record::verify`] in one.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn open(bytes: &[u8], network: NetworkId) -> Result<SharedRecord, RecordError> {
+        Self::decode(bytes)?.verify(network)
+    }
+
+    /// BLAKE3 of what is signed.
+    pub const fn id(&self) -> RecordId {
+        self.id
+    }
+    /// The author's public key: a node's for board and evidence, an operator's for standing records.
+    pub const fn author_key(&self) -> [u8; 32] {
+        self.envelope.author
+    }
+    /// The author's count of its own records; only picks the latest of those types of which only the latest counts.
+    pub const fn sequence(&self) -> u64 {
+        self.envelope.sequence
+    }
+    /// When its author says that it was made.
+    pub const fn issued(&self) -> Timestamp {
+        self.envelope.issued
+    }
+    /// The end of its effect.
+    pub const fn expires(&self) -> Timestamp {
+        self.envelope.expires
+    }
+    /// When it may be forgotten: the end of its effect plus [`EXPIRY_GRACE`].
+    pub fn forget_at(&self) -> Timestamp {
+        self.envelope.expires + EXPIRY_GRACE
+    }
+    /// Its network.
+    pub const fn network(&self) -> NetworkId {
+        self.envelope.network
+    }
+    /// What it says.
+    pub const fn payload(&self) -> &Payload {
+        &self.payload
+    }
+    /// Its type.
+    pub const fn kind(&self) -> Kind {
+        self.payload.kind()
+    }
+    /// The bytes as received, signature included.
+    pub const fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
+    }
+}
+
+/// What is signed: domain string ‖ type ‖ length ‖ the envelope as received.
+fn message(kind: u16, signed: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(RECORD_DOMAIN.len() + 10 + signed.len());
+    message.extend_from_slice(RECORD_DOMAIN);
+    message.extend_from_slice(&kind.to_le_bytes());
+    message.extend_from_slice(&(signed.len() as u64).to_le_bytes());
+    message.extend_from_slice(signed);
+    message
+}
+
+#[cfg(test)]
+impl Record {
+    /// The bytes of a record that [`Record::author`] would not make: what somebody without scruples sends.
+    pub(crate) fn forge(key: &SecretKey, network: NetworkId, issued: Timestamp, payload: Payload) -> Arc<[u8]> {
+        let expires = payload.kind().latest_expiry(issued);
+        Self::sign(key, network, 1, issued, expires, payload).map_or_else(|_| Arc::default(), |record| record.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,422 @@
+//! What records say. Every collection is bounded by its type.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Life;
+use crate::bounded::{BoundedString, BoundedVec};
+use crate::codec::{self, DecodeError};
+use crate::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
+use crate::keys::{self, SecretKey, Signature, SignatureError};
+use crate::outcome::{Outcome, Particulars};
+use crate::time::Timestamp;
+
+/// A channel's name.
+pub type ChannelName = BoundedString<32>;
+
+/// One of the independent builds of an action. Slots below [`SlotNo::ARBITER`] are for the quorum, the others for the
+/// operator who settles a dispute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SlotNo(pub u16);
+
+impl SlotNo {
+    /// The first slot of an arbiter.
+    pub const ARBITER: Self = Self(0xff00);
+    /// Whether it is for the operator who settles a dispute.
+    pub const fn is_arbiter(self) -> bool {
+        self.0 >= Self::ARBITER.0
+    }
+}
+
+/// A slot of an action at an epoch: what a lease is for. The epoch is the fencing token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseRef {
+    /// The action.
+    pub action: ActionId,
+    /// The slot.
+    pub slot: SlotNo,
+    /// 1 for the first lease of a slot.
+    pub epoch: u32,
+}
+
+/// Which work goes first. Lower is more urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    /// A security fix.
+    Security,
+    /// A release.
+    Release,
+    /// A maintainer's own work.
+    Maintainer,
+    /// The nightly build.
+    Nightly,
+    /// Whenever there is nothing else.
+    Background,
+}
+
+/// Asks for a graph to be built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// For people.
+    pub name: BoundedString<64>,
+    /// Where its targets are meant to be released.
+    pub channel: ChannelName,
+    /// Which work goes first.
+    pub priority: Priority,
+    /// The graph ([`crate::graph::Graph`]), a blob.
+    pub graph: BlobHash,
+    /// Its length in bytes.
+    pub graph_length: u64,
+    /// Number of its jobs.
+    pub jobs: u32,
+    /// The policy, pinned.
+    pub policy: BlobHash,
+    /// Makes the draws of leases.
+    pub nonce: [u8; 32],
+    /// The source revision, for people.
+    pub revision: BoundedString<64>,
+    /// Where to read about it, for people.
+    pub url: BoundedString<256>,
+    /// For people and for picking.
+    pub labels: BoundedVec<(BoundedString<32>, BoundedString<64>), 16>,
+}
+
+/// Ends a batch: nothing more is built for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// The batch.
+    pub batch: BatchId,
+}
+
+/// Opens new slots for jobs of a batch that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// The batch, for which authority is checked.
+    pub batch: BatchId,
+    /// The actions whose failures so far are set aside.
+    pub actions: BoundedVec<ActionId, 64>,
+}
+
+/// Takes a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// What for.
+    pub lease: LeaseRef,
+    /// The batch that it is built for.
+    pub batch: BatchId,
+}
+
+/// How far a leased build is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseProgress {
+    /// The lease.
+    pub lease: LeaseRef,
+    /// Bytes of log so far.
+    pub log_bytes: u64,
+    /// CPU time so far in milliseconds.
+    pub cpu_ms: u64,
+}
+
+/// The most leases that one node may hold: all fit into one Renewal.
+pub const LEASES_PER_NODE_MAX: usize = 48;
+
+/// Keeps all leases of a node that are listed; only its latest Renewal counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// All that the node holds.
+    pub leases: BoundedVec<LeaseProgress, LEASES_PER_NODE_MAX>,
+}
+
+/// The most leases that one HandBack may list.
+pub const HAND_BACKS_MAX: usize = 64;
+
+/// A lease that was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedBack {
+    /// The lease.
+    pub lease: LeaseRef,
+    /// When: not when the record was issued that repeats it, or whoever claimed the slot in between would have claimed it
+    /// too early.
+    pub at: Timestamp,
+}
+
+/// Gives leases back without a result and without penalty. Only the latest of a node counts, so it repeats the ones
+/// before; it lives as long as the claims that it makes room for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandBack {
+    /// The newest last.
+    pub leases: BoundedVec<HandedBack, HAND_BACKS_MAX>,
+}
+
+/// What a node is and has to spare; only its latest Presence counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Whether it takes work now.
+    pub accepting: bool,
+    /// Whether it takes only the work of an arbiter.
+    pub arbiter_only: bool,
+    /// Cores lent and not in use.
+    pub free_cores: u16,
+    /// Cores lent.
+    pub cores: u16,
+    /// Memory lent and not in use, in MiB.
+    pub free_memory_mib: u32,
+    /// Operating system, as [`crate::action::Environment::os`].
+    pub os: BoundedString<16>,
+    /// Architecture, as in [`crate::action::Environment::arch`].
+    pub arch: BoundedString<16>,
+    /// ISA level, for example `x86-64-v3`.
+    pub isa: BoundedString<24>,
+    /// See [`crate::action::Environment::features`].
+    pub features: BoundedVec<BoundedString<32>, 16>,
+}
+
+/// Blobs that a node holds and serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Have {
+    /// The blobs.
+    pub blobs: BoundedVec<BlobHash, 100>,
+}
+
+/// Says that an outcome is known, without saying which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commitment {
+    /// The lease under which it was built.
+    pub lease: LeaseRef,
+    /// [`Outcome::commitment`].
+    pub commitment: [u8; 32],
+}
+
+/// Opens a commitment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reveal {
+    /// The lease under which it was built.
+    pub lease: LeaseRef,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// What came of the second build, which only who settles a dispute makes: everything that must not matter is made to
+    /// differ in it, so two unlike outcomes show that the job is not deterministic (DESIGN section 8.5).
+    pub again: Option<Outcome>,
+    /// The salt of [`Outcome::commitment`].
+    pub salt: [u8; 32],
+    /// What is not compared.
+    pub particulars: Particulars,
+}
+
+impl Reveal {
+    /// The commitment that it opens, as a reveal of `operator`.
+    pub fn opens(&self, operator: &OperatorId) -> [u8; 32] {
+        self.outcome.commitment(self.again.as_ref(), operator, &self.salt)
+    }
+}
+
+/// An operator takes part in the network. Written by the operator's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorCertificate {
+    /// The invitation that it follows, if it was not invited by name.
+    pub bearer: Option<BearerProof>,
+}
+
+/// Shows that the holder of a ticket gave it to this operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BearerProof {
+    /// The Invitation.
+    pub invitation: RecordId,
+    /// The ticket's key over [`bearer_message`].
+    pub signature: Signature,
+}
+
+/// A node works for the operator that writes this, and agreed to. Written by the operator's key.
+///
+/// Without the node's word an operator could claim somebody else's node, and with it that node's votes. The consent is
+/// checked when the record's signature is, so every verified certificate has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCertificate {
+    /// The node.
+    pub node: NodeId,
+    /// The node's key over [`consent_message`].
+    pub consent: Signature,
+}
+
+impl NodeCertificate {
+    /// The certificate by which `node` works for `operator` in `network`, for that operator to sign.
+    pub fn new(node: &SecretKey, network: &NetworkId, operator: &OperatorId) -> Self {
+        Self { node: node.node(), consent: node.sign(&consent_message(network, operator)) }
+    }
+
+    /// Checks that the node agreed to work for `operator` in `network`.
+    ///
+    /// # Errors
+    /// [`SignatureError`], also where it agreed to work for another operator or in another network.
+    pub fn check_consent(&self, network: &NetworkId, operator: &OperatorId) -> Result<(), SignatureError> {
+        keys::verify(&self.node.0, &consent_message(network, operator), &self.consent)
+    }
+}
+
+/// Whom an invitation is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Invitee {
+    /// One operator, by name.
+    Operator(OperatorId),
+    /// Whoever holds the ticket with the secret half of `key`.
+    Bearer {
+        /// The public half.
+        key: [u8; 32],
+        /// How many operators may use it; those with the lowest certificate ids count.
+        uses: u16,
+    },
+}
+
+/// A member vouches for another. Written by an operator's key; branches begin at those that a founder invites.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// For whom.
+    pub invitee: Invitee,
+    /// An invitation can be used by certificates issued before this.
+    pub until: Timestamp,
+}
+
+/// An operator without invitation asks for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// For the maintainers to read.
+    pub message: BoundedString<512>,
+}
+
+/// There is a new version of signed metadata; its bytes are a blob. Anyone may say so, since the metadata proves itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The role: `root`, `targets`, or a channel's name.
+    pub role: BoundedString<64>,
+    /// Its version.
+    pub version: u64,
+    /// The bytes.
+    pub blob: BlobHash,
+    /// Their length.
+    pub length: u64,
+}
+
+/// What the ticket's key signs to hand an invitation to `operator`.
+pub fn bearer_message(invitation: &RecordId, operator: &OperatorId) -> Vec<u8> {
+    [b"barnraiser 2026 bearer v1\0".as_slice(), invitation.as_bytes(), operator.as_bytes()].concat()
+}
+
+/// What a node's key signs to work for `operator` in `network`.
+pub fn consent_message(network: &NetworkId, operator: &OperatorId) -> Vec<u8> {
+    [b"barnraiser 2026 node consent v1\0".as_slice(), network.as_bytes(), operator.as_bytes()].concat()
+}
+
+macro_rules! payloads {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $life:ident, $lifetime:expr;)*) => {
+        /// The types of records. Codes are for ever.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $($(#[$doc])* $name,)* }
+
+        impl Kind {
+            /// All types.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            /// The number on the wire.
+            pub const fn code(self) -> u16 {
+                match self { $(Self::$name => $code,)* }
+            }
+            /// The type that a number stands for.
+            pub const fn from_code(code: u16) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)* _ => None }
+            }
+            /// How long records of this type are of use.
+            pub const fn life(self) -> Life {
+                match self { $(Self::$name => Life::$life,)* }
+            }
+            /// The longest time that a record of this type may be in effect.
+            pub const fn lifetime_max(self) -> Duration {
+                match self { $(Self::$name => $lifetime,)* }
+            }
+        }
+
+        /// What a record says.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Payload { $($(#[$doc])* $name($name),)* }
+
+        impl Payload {
+            /// Its type.
+            pub const fn kind(&self) -> Kind {
+                match self { $(Self::$name(_) => Kind::$name,)* }
+            }
+            /// The canonical bytes.
+            pub fn to_bytes(&self) -> Vec<u8> {
+                match self { $(Self::$name(payload) => codec::encode(payload),)* }
+            }
+            /// The payload of that type in `bytes`.
+            ///
+            /// # Errors
+            /// [`DecodeError`].
+            pub fn from_bytes(kind: Kind, bytes: &[u8]) -> Result<Self, DecodeError> {
+                Ok(match kind {
+                    $(Kind::$name => Self::$name(codec::decode(bytes, super::PAYLOAD_BYTES_MAX)?),)*
+                })
+            }
+        }
+    };
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// A week: longer than any build.
+const CLAIM_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// "As long as the network": a century.
+const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 3600);
+
+payloads! {
+    /// See [`Batch`].
+    Batch = 1, Board, Duration::from_secs(30 * 24 * 3600);
+    /// See [`Cancel`]. Lives longer than what it ends.
+    Cancel = 2, Board, Duration::from_secs(31 * 24 * 3600);
+    /// See [`Retry`].
+    Retry = 3, Board, Duration::from_secs(31 * 24 * 3600);
+    /// See [`Claim`].
+    Claim = 4, Board, CLAIM_LIFETIME;
+    /// See [`Renewal`].
+    Renewal = 5, Board, HOUR;
+    /// See [`HandBack`].
+    HandBack = 6, Board, CLAIM_LIFETIME;
+    /// See [`Presence`].
+    Presence = 7, Board, HOUR;
+    /// See [`Have`].
+    Have = 8, Board, DAY;
+    /// See [`Commitment`].
+    Commitment = 16, Evidence, FOREVER;
+    /// See [`Reveal`].
+    Reveal = 17, Evidence, FOREVER;
+    /// See [`OperatorCertificate`].
+    OperatorCertificate = 32, Standing, FOREVER;
+    /// See [`NodeCertificate`].
+    NodeCertificate = 33, Standing, FOREVER;
+    /// See [`Invitation`].
+    Invitation = 34, Standing, FOREVER;
+    /// See [`JoinRequest`].
+    JoinRequest = 35, Standing, FOREVER;
+    /// See [`Metadata`].
+    Metadata = 48, Standing, FOREVER;
+}
+
+impl Kind {
+    /// The latest expiry that a record of this type may have.
+    pub fn latest_expiry(self, issued: Timestamp) -> Timestamp {
+        issued + self.lifetime_max()
+    }
+    /// Whether operators (and not nodes) write records of this type.
+    pub const fn by_operator(self) -> bool {
+        matches!(self, Self::OperatorCertificate | Self::NodeCertificate | Self::Invitation | Self::JoinRequest)
+    }
+    /// Whether only the author's latest record of this type counts.
+    pub const fn latest_only(self) -> bool {
+        matches!(self, Self::Renewal | Self::HandBack | Self::Presence)
+    }
+    /// The batch by which gossip topics are chosen is in these; all others go over the control topic.
+    pub const fn of_batch(self) -> bool {
+        matches!(self, Self::Claim | Self::Commitment | Self::Reveal)
+    }
+}

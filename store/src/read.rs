@@ -1,0 +1,251 @@
+//! Reading: every byte is checked against the blob's name before it is handed out.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+
+use bao_tree::ChunkRanges;
+use barnraiser_protocol::id::BlobHash;
+use blake3::Hash;
+
+use crate::error::{Fault, ReadError};
+use crate::geometry::{UNIT_BYTES, chunk_ranges, shape};
+use crate::metadata::{BlobEntry, Family, Place};
+use crate::store::Store;
+use crate::verify::{Bytes, Item, WalkError, walk};
+
+/// Bytes that a reader proves at once and keeps.
+const WINDOW_BYTES: u64 = 256 << 10;
+
+/// A whole blob, opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) hash: BlobHash,
+    pub(crate) length: u64,
+    pub(crate) data: Bytes,
+    pub(crate) pairs: Bytes,
+}
+
+impl Opened {
+    /// Hands the proof and the bytes of `ranges` to `sink`.
+    pub(crate) fn walk(&self, ranges: &ChunkRanges, sink: &mut dyn FnMut(Item<'_>) -> io::Result<()>) -> Result<(), WalkError> {
+        walk(Hash::from(self.hash.0), shape(self.length), &self.pairs, &self.data, ranges, sink)
+    }
+}
+
+/// What of a blob is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Available {
+    /// The blob's length in bytes; proven where anything at its end is here.
+    pub length: u64,
+    /// Whether all of it is here.
+    pub complete: bool,
+    /// The parts that are here, in order, whole units each.
+    pub ranges: Vec<Range<u64>>,
+}
+
+impl Store {
+    pub(crate) fn open_blob(&self, hash: &BlobHash) -> Result<Opened, ReadError> {
+        // The entry may be replaced between looking and opening, once: an eviction, or the blob coming anew.
+        for _ in 0..3 {
+            let entry = self.good_entry(hash)?.ok_or(ReadError::NotFound(*hash))?;
+            if let Some(opened) = self.open_entry(hash, &entry)? {
+                self.touch(hash, &entry)?;
+                return Ok(opened);
+            }
+            if self.good_entry(hash)?.as_ref() == Some(&entry) {
+                // Nobody replaced it: the file is gone.
+                self.quarantine(hash)?;
+                return Err(ReadError::Damaged { hash: *hash, offset: 0 });
+            }
+        }
+        Err(ReadError::NotFound(*hash))
+    }
+
+    /// Opens what an entry names; none where it isn't there.
+    pub(crate) fn open_entry(&self, hash: &BlobHash, entry: &BlobEntry) -> Result<Option<Opened>, Fault> {
+        let open = |path: std::path::PathBuf| match self.disk().open(&path, false) {
+            Ok(file) => Ok(Some(Bytes::File(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Fault::io("open", &path, 0, source)),
+        };
+        let inline = |family| Ok::<_, Fault>(self.metadata().value(family, hash.as_bytes())?.map(Bytes::Memory));
+        let data = match entry.place {
+            Place::Inline => inline(Family::Inline)?,
+            Place::File => open(self.blob_path(hash))?,
+            Place::None => None,
+        };
+        let pairs = match entry.tree {
+            Place::None => Some(Bytes::Memory(Vec::new())),
+            Place::Inline => inline(Family::Trees)?,
+            Place::File => open(self.tree_path(hash))?,
+        };
+        Ok(data.zip(pairs).map(|(data, pairs)| Opened { hash: *hash, length: entry.length, data, pairs }))
+    }
+
+    /// Walks a blob, and puts it into quarantine if it is damaged.
+    pub(crate) fn walk_blob(
+        &self,
+        opened: &Opened,
+        ranges: &ChunkRanges,
+        sink: &mut dyn FnMut(Item<'_>) -> io::Result<()>,
+    ) -> Result<(), ReadError> {
+        opened.walk(ranges, sink).map_err(|error| match error {
+            WalkError::Damaged(offset) => match self.quarantine(&opened.hash) {
+                Ok(()) => ReadError::Damaged { hash: opened.hash, offset },
+                Err(fault) => fault.into(),
+            },
+            WalkError::Io(source) => Fault::io("read", &self.blob_path(&opened.hash), 0, source).into(),
+            WalkError::Sink(error) => ReadError::Output(error),
+        })
+    }
+
+    /// A reader of the whole blob, which may seek. It proves what it reads; damage is an error of kind
+    /// [`io::ErrorKind::InvalidData`] that holds a [`ReadError`].
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`], [`ReadError::Damaged`], or this machine's.
+    pub fn reader(&self, hash: &BlobHash) -> Result<BlobReader, ReadError> {
+        Ok(BlobReader { store: self.clone(), opened: self.open_blob(hash)?, position: 0, window: Vec::new(), window_start: 0 })
+    }
+
+    /// Writes the whole blob to `writer`, proven piece by piece: what was written before an error is right, but not all.
+    /// Returns its length in bytes.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read_verified(&self, hash: &BlobHash, writer: &mut impl Write) -> Result<u64, ReadError> {
+        let opened = self.open_blob(hash)?;
+        self.walk_blob(&opened, &ChunkRanges::all(), &mut |item| match item {
+            Item::Pair(_) => Ok(()),
+            Item::Group(bytes) => writer.write_all(bytes),
+        })?;
+        Ok(opened.length)
+    }
+
+    /// The whole blob, of `limit` bytes at most.
+    ///
+    /// # Errors
+    /// [`ReadError::TooLong`] where it is longer, and the others.
+    pub fn read_all(&self, hash: &BlobHash, limit: u64) -> Result<Vec<u8>, ReadError> {
+        let length = self.length(hash)?.ok_or(ReadError::NotFound(*hash))?;
+        if length > limit {
+            return Err(ReadError::TooLong { hash: *hash, length, limit });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        self.read_verified(hash, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// What of a blob can be served: all of it, or the verified units of a fetch that is going on in this process.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn available(&self, hash: &BlobHash) -> Result<Option<Available>, Fault> {
+        if let Some(length) = self.length(hash)? {
+            return Ok(Some(Available { length, complete: true, ranges: std::iter::once(0..length).collect() }));
+        }
+        Ok(self.live_partial(hash).map(|partial| Available { length: partial.length(), complete: false, ranges: partial.verified() }))
+    }
+
+    /// Writes the bao encoding of a part of a blob: `range` widened to whole groups, with the proof for them and without
+    /// a length in front. Everything is checked before it is written; what was written before an error must be thrown
+    /// away by the receiver, whose decoder sees that it ends too early. Memory use does not depend on the range.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`] where not all of the range is here, [`ReadError::Range`], [`ReadError::Damaged`],
+    /// [`ReadError::Output`], or this machine's.
+    pub fn encode_ranges(&self, hash: &BlobHash, range: Range<u64>, writer: &mut impl Write) -> Result<(), ReadError> {
+        let mut sink = |item: Item<'_>| match item {
+            Item::Pair(pair) => writer.write_all(pair),
+            Item::Group(bytes) => writer.write_all(bytes),
+        };
+        match self.open_blob(hash) {
+            Ok(opened) => {
+                check_range(hash, &range, opened.length)?;
+                self.walk_blob(&opened, &chunk_ranges(&range, opened.length), &mut sink)
+            }
+            Err(ReadError::NotFound(_)) => {
+                let partial = self.live_partial(hash).ok_or(ReadError::NotFound(*hash))?;
+                check_range(hash, &range, partial.length())?;
+                partial.encode(&range, &mut sink)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn check_range(hash: &BlobHash, range: &Range<u64>, length: u64) -> Result<(), ReadError> {
+    // An empty blob has one range, which is empty.
+    if range.end > length || (range.is_empty() && *range != (0..length)) {
+        return Err(ReadError::Range { hash: *hash, length, start: range.start, end: range.end });
+    }
+    Ok(())
+}
+
+/// A verifying reader of one blob.
+#[derive(Debug)]
+pub struct BlobReader {
+    store: Store,
+    opened: Opened,
+    position: u64,
+    window: Vec<u8>,
+    window_start: u64,
+}
+
+impl BlobReader {
+    /// The blob's length in bytes.
+    pub fn length(&self) -> u64 {
+        self.opened.length
+    }
+
+    /// Proves the window around the position and keeps it.
+    fn load(&mut self) -> Result<(), ReadError> {
+        let start = self.position / WINDOW_BYTES * WINDOW_BYTES;
+        let range = start..(start + WINDOW_BYTES).min(self.opened.length);
+        let mut window = std::mem::take(&mut self.window);
+        window.clear();
+        self.store.walk_blob(&self.opened, &chunk_ranges(&range, self.opened.length), &mut |item| {
+            if let Item::Group(bytes) = item {
+                window.extend_from_slice(bytes);
+            }
+            Ok(())
+        })?;
+        self.window = window;
+        self.window_start = start;
+        Ok(())
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.position >= self.opened.length || buffer.is_empty() {
+            return Ok(0);
+        }
+        let inside = |reader: &Self| reader.position.checked_sub(reader.window_start).is_some_and(|at| at < reader.window.len() as u64);
+        if !inside(self) {
+            self.load().map_err(|error| {
+                let kind = if matches!(error, ReadError::Damaged { .. }) { io::ErrorKind::InvalidData } else { io::ErrorKind::Other };
+                io::Error::new(kind, error)
+            })?;
+        }
+        let rest = &self.window[(self.position - self.window_start) as usize..];
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for BlobReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.opened.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}
+
+const _: () = assert!(UNIT_BYTES.is_multiple_of(WINDOW_BYTES), "a window must not reach into a second unit");

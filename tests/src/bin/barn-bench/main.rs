@@ -1,0 +1,57 @@
+//! `barn-bench AREA…`: measures what the project promises, on real processes, and writes `target/bench/AREA.json` in the
+//! form that INTERFACES fixes. No test runs this: figures depend on the machine.
+
+mod dispatch;
+mod engine;
+mod figure;
+mod idle;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures what the project promises.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure; everything if nothing is named.
+    areas: Vec<Area>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Area {
+    /// From `barn submit` to the first program in the sandbox.
+    Dispatch,
+    /// What an idle node costs.
+    Idle,
+    /// The engine alone.
+    Engine,
+    /// Not an area: the process whose memory [`Area::Engine`] measures.
+    #[value(hide = true)]
+    EngineMemory,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let areas = if arguments.areas.is_empty() { vec![Area::Dispatch, Area::Idle, Area::Engine] } else { arguments.areas };
+    let mut failed = false;
+    for area in areas {
+        let (name, measured) = match area {
+            Area::Dispatch => ("dispatch", dispatch::measure()),
+            Area::Idle => ("idle", idle::measure()),
+            Area::Engine => ("engine", engine::measure()),
+            Area::EngineMemory => match engine::child() {
+                Ok(()) => return ExitCode::SUCCESS,
+                Err(error) => ("engine-memory", Err(error)),
+            },
+        };
+        match measured.and_then(|figures| figure::report(name, &figures)) {
+            Ok(()) => {}
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,64 @@
+//! Finding each other, and catching up.
+
+use barnraiser_tests::{Home, Lend, Village, batch, list, recipe, text, wait};
+
+use super::{SOON, founder, guest, ticket, wait_member};
+
+fn node_id(home: &Home) -> String {
+    text(&home.json(&["id"]).unwrap()["node"]).unwrap()
+}
+
+fn wait_peer(home: &Home, node: &str) {
+    wait("the other node is a peer", SOON, || {
+        let peers = home.json(&["peers"])?;
+        Ok(list(&peers["peers"]).iter().any(|peer| peer["node"] == node).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn node_that_restarts_finds_its_peers_without_the_entry_server() {
+    let village = Village::new().unwrap();
+    let (bootstrap, address) = village.bootstrap().unwrap();
+    let ada = founder(&village, "ada", Lend::NOTHING, &["--bootstrap", &address]);
+    // Before it runs, so that the ticket knows the entry server and not the node.
+    let ticket = ticket(&ada, &address);
+    let _ada = ada.start().unwrap();
+    let bob = guest(&village, "bob", Lend::NOTHING, &ticket);
+    let node = bob.start().unwrap();
+    wait_member(&bob, 1, 2);
+    wait_peer(&bob, &node_id(&ada));
+    wait_peer(&ada, &node_id(&bob));
+
+    bootstrap.kill();
+    node.stop().unwrap();
+    let node = bob.start().unwrap();
+    wait_peer(&bob, &node_id(&ada));
+    // The same after a crash.
+    node.kill();
+    let _node = bob.start().unwrap();
+    wait_peer(&bob, &node_id(&ada));
+    bob.wait_status("a peer of the network", SOON, |status| status["networks"][0]["peers"].as_u64() >= Some(1)).unwrap();
+}
+
+#[test]
+fn node_that_joins_late_learns_all_records() {
+    let village = Village::new().unwrap();
+    let (_bootstrap, address) = village.bootstrap().unwrap();
+    let ada = founder(&village, "ada", Lend::ONE_CORE, &["--bootstrap", &address]);
+    let _ada = ada.start().unwrap();
+    village.write("one.toml", &recipe("one", "", "echo 1 > out")).unwrap();
+    let id = ada.submit_and_wait(&village.write("batch.toml", &batch("b", &["one"])).unwrap(), "60 s").unwrap();
+    let cyd = guest(&village, "cyd", Lend::NOTHING, &ticket(&ada, &address));
+    let _cyd = cyd.start().unwrap();
+    let job = format!("{id}/one");
+    let seen = cyd.wait_job("it knows the verdict", &job, SOON, |job| job["state"] == "cross-verified").unwrap();
+    let known = ada.json(&["job", &job]).unwrap();
+    assert_eq!((&seen["verdict"], &seen["attestations"]), (&known["verdict"], &known["attestations"]));
+    // Records come and go while nodes say that they are there: at one moment both have as many.
+    wait("both know the same number of records", SOON, || {
+        let records = |home: &Home| Ok::<_, anyhow::Error>(home.status()?["networks"][0]["records"].clone());
+        Ok((records(&cyd)? == records(&ada)?).then_some(()))
+    })
+    .unwrap();
+}
