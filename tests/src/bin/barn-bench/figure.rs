@@ -56,6 +56,11 @@ impl Figure {
         Self { better: "higher", met: figure.value.is_some_and(|value| value >= goal), ..figure }
     }
 
+    /// A figure that could not be measured, with the reason.
+    pub const fn missing(name: &'static str, unit: &'static str, goal: f64, note: String) -> Self {
+        Self { name, value: None, unit, better: "lower", goal, met: false, against: BTreeMap::new(), runs: 0, spread: [0.0, 0.0], note }
+    }
+
     /// As [`Figure::lower`], with the greatest sample as the value.
     pub fn worst(name: &'static str, unit: &'static str, goal: f64, samples: Vec<f64>, note: String) -> Self {
         let figure = Self::lower(name, unit, goal, samples, note);

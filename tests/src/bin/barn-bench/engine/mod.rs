@@ -1,6 +1,7 @@
 //! The engine alone: how many records it applies, what signatures cost beside, and how much memory a live record takes.
 
 mod memory;
+mod plan;
 mod traffic;
 
 use std::sync::Arc;
@@ -55,12 +56,14 @@ pub fn measure() -> anyhow::Result<Vec<Figure>> {
         "records opened (decoded, hashed, signature checked) on all cores and applied, against a loop of verify_strict alone on the same \
          bytes with all keys decompressed beforehand, which does {bare:.0} a second; {profile}"
     );
-    Ok(vec![
+    let mut figures = plan::measure()?;
+    figures.extend([
         Figure::higher("engine.applied", "1/s", RATE_GOAL, one_by_one, note("outputs taken after each")),
         Figure::higher("engine.applied_together", "1/s", RATE_GOAL, together, note(&format!("outputs taken after every {TOGETHER}"))),
         Figure::higher("engine.signed_vs_bare", "ratio", SIGNED_GOAL, ratios, signed_note),
         memory::measure(&traffic, &mix)?,
-    ])
+    ]);
+    Ok(figures)
 }
 
 /// Nanoseconds that this thread has run; other people's work on the machine does not count.
