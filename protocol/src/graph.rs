@@ -1,6 +1,10 @@
 //! The graph of a batch: its jobs and what each needs of the others. It travels as a blob that the `Batch` record names.
 //!
-//! A job stands for an action once all its needs have outputs: [`Graph::bind`].
+//! A job stands for an action once all its needs have outputs: [`Graph::bind`]. [`Packed`] is a graph as the engine keeps it.
+
+mod packed;
+
+pub use packed::{JobFacts, Packed};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -101,6 +105,23 @@ impl Job {
         let cell: Vec<String> = self.cell.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
         format!("{}[{}]", self.recipe, cell.join(","))
     }
+
+    /// The action that it stands for, where `laid(need)` tells the jobs that a need lays and `output(job)` their manifests.
+    fn bind(self, laid: impl Fn(&JobNeed) -> Vec<JobIndex>, output: impl Fn(JobIndex) -> Option<BlobHash>) -> Option<Action> {
+        let mut needs = Vec::new();
+        let mut seen = BTreeSet::new();
+        for need in &self.needs {
+            for from in laid(need) {
+                let laid = Need { at: need.at.clone(), tree: output(from)?, only: need.only.clone() };
+                // Several ways lead to a shared need; once is enough.
+                if seen.insert((laid.at.clone(), laid.tree, laid.only.clone())) {
+                    needs.push(laid);
+                }
+            }
+        }
+        let Self { sources, vars, environment, shell, steps, outputs, epoch, cores, .. } = self;
+        Some(Action { sources, needs, vars, environment, shell, steps, outputs, epoch, cores })
+    }
 }
 
 /// The jobs of a batch, each behind all that it needs.
@@ -199,43 +220,62 @@ impl Graph {
     /// The action that the job at `index` stands for, where `output(need)` tells the manifest of what it needs; `None`
     /// while one of them has no output yet.
     pub fn bind(&self, index: JobIndex, output: impl Fn(JobIndex) -> Option<BlobHash>) -> Option<Action> {
-        let job = self.job(index)?;
-        let mut needs = Vec::new();
-        let mut seen = BTreeSet::new();
-        for need in &job.needs {
-            for from in self.laid_by(need) {
-                let laid = Need { at: need.at.clone(), tree: output(from)?, only: need.only.clone() };
-                // Several ways lead to a shared need; once is enough.
-                if seen.insert((laid.at.clone(), laid.tree, laid.only.clone())) {
-                    needs.push(laid);
-                }
-            }
-        }
-        Some(Action {
-            sources: job.sources.clone(),
-            needs,
-            vars: job.vars.clone(),
-            environment: job.environment.clone(),
-            shell: job.shell.clone(),
-            steps: job.steps.clone(),
-            outputs: job.outputs.clone(),
-            epoch: job.epoch,
-            cores: job.cores,
-        })
+        self.job(index)?.clone().bind(|need| self.laid_by(need), output)
     }
 
     /// The jobs whose outputs `need` lays: the one that it names and, for a closure, all below it, each once.
     pub fn laid_by(&self, need: &JobNeed) -> Vec<JobIndex> {
-        let mut laid = vec![need.job];
-        if need.closure {
-            let mut seen = BTreeSet::from([need.job]);
-            let mut next = 0;
-            // A list and not recursion: graphs come from others and may be as deep as they have jobs.
-            while let Some(job) = laid.get(next).and_then(|index| self.job(*index)) {
-                laid.extend(job.needs.iter().map(|below| below.job).filter(|below| seen.insert(*below)));
-                next += 1;
-            }
+        laid_by(need, |job| self.job(job).into_iter().flat_map(|job| job.needs.iter().map(|below| below.job)).collect())
+    }
+}
+
+/// The jobs whose outputs `need` lays, where `below` tells what a job needs directly.
+fn laid_by(need: &JobNeed, below: impl Fn(JobIndex) -> Vec<JobIndex>) -> Vec<JobIndex> {
+    let mut laid = vec![need.job];
+    if need.closure {
+        let mut seen = BTreeSet::from([need.job]);
+        let mut next = 0;
+        // A list and not recursion: graphs come from others and may be as deep as they have jobs.
+        while let Some(job) = laid.get(next) {
+            laid.extend(below(*job).into_iter().filter(|below| seen.insert(*below)));
+            next += 1;
         }
-        laid
+    }
+    laid
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// zlib ← tool ← image, which lays all below it.
+    pub(crate) fn graph() -> Graph {
+        let job = |name: &str, needs: &[(u32, bool)], cores: u16| Job {
+            recipe: name.into(),
+            version: "1".into(),
+            cell: BTreeMap::from([("device".to_owned(), "RPi5".to_owned())]),
+            kind: JobKind::Build,
+            sources: Vec::new(),
+            needs: (needs.iter())
+                .map(|(need, closure)| JobNeed { job: JobIndex(*need), at: format!("/needs/{need}"), closure: *closure, only: Vec::new() })
+                .collect(),
+            vars: BTreeMap::new(),
+            environment: Environment {
+                rootfs: crate::action::Rootfs::Host,
+                os: "linux".into(),
+                arch: BTreeSet::new(),
+                isa: String::new(),
+                features: BTreeSet::new(),
+                programs: BTreeSet::new(),
+            },
+            shell: vec!["sh".into()],
+            steps: vec![Step { name: "build".into(), script: format!("make {name}") }],
+            outputs: BTreeMap::new(),
+            epoch: 1,
+            cores,
+            limits: Limits { memory: 1, disk: 1, wall: Duration::from_secs(1), silent: Duration::from_secs(1) },
+            targets: BTreeMap::new(),
+        };
+        Graph { jobs: vec![job("zlib", &[], 1), job("tool", &[(0, false)], 1), job("image", &[(1, true)], 4)] }
     }
 }

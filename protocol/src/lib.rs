@@ -16,6 +16,7 @@ pub mod evidence;
 pub mod graph;
 pub mod id;
 pub mod keys;
+mod lists;
 pub mod outcome;
 pub mod plan;
 pub mod platform;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::codec;
 use crate::graph::{Graph, Job, JobIndex};
+use crate::lists::Lists;
 use crate::recipe::SymbolicKey;
 use crate::table::Table;
 
@@ -48,20 +49,6 @@ fn own(job: &Job) -> [u8; 32] {
     blake3::derive_key(OWN_DOMAIN, &codec::encode(&own))
 }
 
-/// Lists of `u32`, one after the other.
-#[derive(Debug, Clone, Default)]
-struct Lists {
-    /// Where each begins; one more than there are.
-    starts: Vec<u32>,
-    items: Vec<u32>,
-}
-
-impl Lists {
-    fn of(&self, list: usize) -> &[u32] {
-        &self.items[self.starts[list] as usize..self.starts[list + 1] as usize]
-    }
-}
-
 /// The place of a job among those of all graphs, one graph after the other.
 pub type JobPlace = u32;
 
@@ -96,7 +83,7 @@ impl Planner {
         let mut planner = Self {
             own: Vec::new(),
             cost_ms: Vec::new(),
-            needs: Lists { starts: vec![0], items: Vec::new() },
+            needs: Lists::default(),
             keys: Vec::new(),
             distinct_of: Vec::new(),
             distinct: Vec::new(),
@@ -107,8 +94,7 @@ impl Planner {
             for job in &graph.jobs {
                 planner.own.push(own(job));
                 planner.cost_ms.push(millis(cost(job)));
-                planner.needs.items.extend(job.needs.iter().map(|need| base + need.job.0));
-                planner.needs.starts.push(places(planner.needs.items.len()));
+                planner.needs.push(job.needs.iter().map(|need| base + need.job.0));
             }
         }
         planner.plan();
@@ -152,16 +138,14 @@ impl Planner {
             });
             self.distinct_of.push(found);
         }
-        for at in (0..distinct.len()).rev() {
-            let job = distinct[at].job as usize;
-            // Nothing takes no time at all, so whoever needs another always stands behind it.
-            let rank = distinct[at].rank_ms + self.cost_ms[job].max(1);
-            distinct[at].rank_ms = rank;
-            for need in self.needs.of(job) {
-                let need = &mut distinct[self.distinct_of[*need as usize] as usize];
-                need.rank_ms = need.rank_ms.max(rank);
-                need.fan_out += 1;
-            }
+        let jobs_of: Vec<usize> = distinct.iter().map(|distinct| distinct.job as usize).collect();
+        let mut below = Lists::default();
+        for job in &jobs_of {
+            below.push(self.needs.of(*job).iter().map(|need| self.distinct_of[*need as usize]));
+        }
+        let ranks = ranks(distinct.len(), |at| self.cost_ms[jobs_of[at]], |at| below.of(at));
+        for (distinct, (rank_ms, fan_out)) in distinct.iter_mut().zip(ranks) {
+            (distinct.rank_ms, distinct.fan_out) = (rank_ms, fan_out);
         }
         let mut order: Vec<u32> = (0..places(distinct.len())).collect();
         order.sort_unstable_by_key(|at| {
@@ -193,6 +177,22 @@ impl Planner {
     pub fn rank_ms(&self, job: JobIndex) -> u64 {
         self.distinct_of(job.0).map_or(0, |distinct| distinct.rank_ms)
     }
+}
+
+/// For every vertex its rank in milliseconds, and how many need it directly; needs have lower places.
+pub(crate) fn ranks<'a>(count: usize, cost_ms: impl Fn(usize) -> u64, needs: impl Fn(usize) -> &'a [u32]) -> Vec<(u64, u32)> {
+    let mut ranks = vec![(0u64, 0u32); count];
+    for at in (0..count).rev() {
+        // Nothing takes no time at all, so whoever needs another always stands behind it.
+        let rank = ranks[at].0.saturating_add(cost_ms(at).max(1));
+        ranks[at].0 = rank;
+        for need in needs(at) {
+            let (longest, fan_out) = &mut ranks[*need as usize];
+            *longest = rank.max(*longest);
+            *fan_out += 1;
+        }
+    }
+    ranks
 }
 
 /// Graphs have at most [`crate::graph::JOBS_MAX`] jobs, and nobody plans so many graphs that `u32` is too small.

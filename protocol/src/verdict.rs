@@ -94,6 +94,20 @@ pub enum VerdictState {
 }
 
 impl VerdictState {
+    /// Whether dependants may use an output of this standing under `policy`.
+    pub fn is_usable(self, policy: &Policy) -> bool {
+        use crate::policy::Standard;
+        match policy.inputs {
+            Standard::Candidate => matches!(self, Self::Candidate | Self::CrossVerified),
+            Standard::CrossVerified => self == Self::CrossVerified,
+        }
+    }
+
+    /// Whether nothing more is to be built for it.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::CrossVerified) || self.is_failure()
+    }
+
     /// Whether the job itself failed: it must be mended before anything can be built upon it.
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Failed | Self::NotDeterministic)
@@ -129,19 +143,9 @@ impl Verdict {
         }
     }
 
-    /// Whether dependants may use the output under `policy`.
-    pub fn is_usable(&self, policy: &Policy) -> bool {
-        use crate::policy::Standard;
-        let standard = match policy.inputs {
-            Standard::Candidate => matches!(self.state, VerdictState::Candidate | VerdictState::CrossVerified),
-            Standard::CrossVerified => self.state == VerdictState::CrossVerified,
-        };
-        standard && matches!(self.outcome, Some(Outcome::Success { .. }))
-    }
-
     /// Whether nothing more is to be built for it.
     pub const fn is_final(&self) -> bool {
-        matches!(self.state, VerdictState::CrossVerified) || self.state.is_failure()
+        self.state.is_final()
     }
 }
 
@@ -308,7 +312,7 @@ mod tests {
             assert_eq!((verdict.state, verdict.outcome.as_ref()), (VerdictState::NotDeterministic, None));
             assert_eq!((verdict.wrong.len(), verdict.agreeing.len(), verdict.differing.len()), (0, 0, 2));
             assert_eq!(verdict.arbiter, Some(OperatorId([8; 32])));
-            assert!(verdict.is_final() && !verdict.is_usable(&Policy::small()));
+            assert!(verdict.is_final() && !verdict.state.is_usable(&Policy::small()));
         }
         // A failure in one of the two is a difference as well.
         let mut halved = settles(8, 7, 7);

@@ -190,8 +190,8 @@ pub(super) fn certify(
         Ok(())
     };
     let invited = bearer.is_some();
-    certificate(Payload::OperatorCertificate(OperatorCertificate { bearer }), invited)?;
-    certificate(Payload::NodeCertificate(NodeCertificate::new(&open.node, network, &open.operator.operator())), false)
+    certificate(Payload::OperatorCertificate(OperatorCertificate { bearer }.into()), invited)?;
+    certificate(Payload::NodeCertificate(NodeCertificate::new(&open.node, network, &open.operator.operator()).into()), false)
 }
 
 /// Replaces the charter of a network by a newer one.

@@ -363,7 +363,7 @@ async fn submit_batch(State(daemon): Shared, Path(net): Path<String>, Json(ask):
         labels: heading.labels,
     };
     let before: BTreeSet<BatchId> = known_batches(&daemon, &network);
-    let author = Input::Author(Payload::Batch(batch), BATCH_LIFETIME);
+    let author = Input::Author(Payload::Batch(batch.into()), BATCH_LIFETIME);
     daemon.engines.with(&network.id, |engine, now| engine.handle(now, author)).ok_or_else(|| joining(&network))?;
     let mine = known_batches(&daemon, &network).into_iter().find(|id| {
         !before.contains(id)

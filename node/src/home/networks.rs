@@ -194,7 +194,7 @@ impl Home {
     pub fn add_standing(&self, record: &SharedRecord) -> Result<(), HomeError> {
         let folder = self.network_dir(&record.network()).join("standing");
         make_private_folder(&folder)?;
-        write_atomic(&folder.join(format!("{}.rec", record.id())), record.bytes(), 0o600)
+        write_atomic(&folder.join(format!("{}.rec", record.id())), &record.bytes(), 0o600)
     }
 
     /// Keeps the newest release of a channel, as it was signed.

@@ -113,7 +113,7 @@ fn standing_records_are_kept_once_each() {
     let network = charter("one", 1).network();
     home.add_network(&network, "one", &[]).unwrap();
     let operator = home.operator_key().unwrap();
-    let payload = Payload::OperatorCertificate(OperatorCertificate { bearer: None });
+    let payload = Payload::OperatorCertificate(OperatorCertificate { bearer: None }.into());
     let record = Record::author(&operator, network, 0, NOW, Timestamp::MAX, payload).unwrap();
     home.add_standing(&record).unwrap();
     home.add_standing(&record).unwrap();

@@ -1,17 +1,24 @@
 //! The set of live records, with the indexes that the engine asks for. What it holds depends on what arrived, never on
 //! the order in which it did.
+//!
+//! A record is kept once and everything else names it by its place, a `u32`: actions and authors too, each with its 32
+//! bytes in one list. Places are this node's own and say nothing to others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{ActionId, NodeId, RecordId};
 use crate::record::payload::{Claim, Commitment, HandBack, LeaseRef, Presence, Renewal, Reveal, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
+use crate::table::{Place, Table};
 use crate::time::Timestamp;
 
 /// The most live records of one author. A builder writes about five a build; a flood ends here.
 pub const AUTHOR_RECORDS_MAX: usize = 100_000;
 /// The most records that wait for their time to come.
 pub const PARKED_MAX: usize = 4096;
+
+/// No place.
+pub(super) const NONE: Place = u32::MAX;
 
 /// What became of a record that was handed to the board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,78 +33,298 @@ pub enum Inserted {
     OverQuota,
 }
 
+#[derive(Debug)]
+struct Entry {
+    record: Option<SharedRecord>,
+    author: Place,
+    /// The action that it is about; [`NONE`] where it is about none or, as a Retry, about many.
+    action: Place,
+    /// The neighbours among those of the action; of a free entry the next free one.
+    next: Place,
+    before: Place,
+}
+
+#[derive(Debug)]
+struct Author {
+    key: [u8; 32],
+    live: u32,
+    /// Its Renewal, HandBack and Presence that count.
+    latest: [Place; 3],
+}
+
+#[derive(Debug)]
+struct OfAction {
+    id: ActionId,
+    /// Its newest record, as it arrived.
+    first: Place,
+    records: u32,
+    /// Whether a job stands for it, so that its place must stay though no record names it.
+    held: bool,
+}
+
 /// The set of live records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Board {
-    records: BTreeMap<RecordId, SharedRecord>,
-    by_expiry: BTreeSet<(Timestamp, RecordId)>,
-    latest: BTreeMap<([u8; 32], Kind), RecordId>,
-    authored: BTreeMap<[u8; 32], usize>,
-    by_action: BTreeMap<ActionId, BTreeSet<RecordId>>,
-    kinds: BTreeMap<Kind, BTreeSet<RecordId>>,
+    entries: Vec<Entry>,
+    free_entries: Vec<Place>,
+    places: Table,
+    by_expiry: BTreeSet<(Timestamp, Place)>,
+    authors: Vec<Author>,
+    free_authors: Vec<Place>,
+    author_places: Table,
+    actions: Vec<OfAction>,
+    free_actions: Vec<Place>,
+    action_places: Table,
+    /// Who has said what it has to spare, by key.
+    present: BTreeMap<[u8; 32], Place>,
+    /// Records of those types of which there are few.
+    kinds: BTreeMap<Kind, BTreeMap<RecordId, Place>>,
+    retries: BTreeMap<ActionId, BTreeSet<Place>>,
     replaced: Vec<SharedRecord>,
+    fresh_authors: Vec<Place>,
+}
+
+const fn latest_of(kind: Kind) -> Option<usize> {
+    match kind {
+        Kind::Renewal => Some(0),
+        Kind::HandBack => Some(1),
+        Kind::Presence => Some(2),
+        _ => None,
+    }
+}
+
+/// The action that a record is kept under.
+fn action_of(payload: &Payload) -> Option<ActionId> {
+    match payload {
+        Payload::Claim(claim) => Some(claim.lease.action),
+        Payload::Commitment(commitment) => Some(commitment.lease.action),
+        Payload::Reveal(reveal) => Some(reveal.lease.action),
+        _ => None,
+    }
+}
+
+/// Puts `item` at a free place of `list`.
+fn put<T>(list: &mut Vec<T>, free: &mut Vec<Place>, item: T) -> Place {
+    if let Some(place) = free.pop() {
+        list[place as usize] = item;
+        return place;
+    }
+    list.push(item);
+    // Quotas end long before 2^32 records.
+    u32::try_from(list.len() - 1).unwrap_or(NONE)
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl Board {
+    /// An empty set. The seed is secret: it keeps others from choosing ids that slow this node down.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            entries: Vec::new(),
+            free_entries: Vec::new(),
+            places: Table::new(seed),
+            by_expiry: BTreeSet::new(),
+            authors: Vec::new(),
+            free_authors: Vec::new(),
+            author_places: Table::new(seed),
+            actions: Vec::new(),
+            free_actions: Vec::new(),
+            action_places: Table::new(seed),
+            present: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            replaced: Vec::new(),
+            fresh_authors: Vec::new(),
+        }
+    }
+
+    fn place(&self, id: &RecordId) -> Option<Place> {
+        let entries = &self.entries;
+        self.places.find(&id.0, |place| entries[place as usize].record.as_ref().map_or(&[0; 32], |record| record.id_bytes()))
+    }
+
+    fn at(&self, place: Place) -> Option<&SharedRecord> {
+        self.entries.get(place as usize)?.record.as_ref()
+    }
+
+    /// The place of an author, if it has live records.
+    pub(super) fn author(&self, key: &[u8; 32]) -> Option<Place> {
+        self.author_places.find(key, |place| &self.authors[place as usize].key)
+    }
+
+    /// The key of the author at a place.
+    pub(super) fn author_key(&self, author: Place) -> [u8; 32] {
+        self.authors[author as usize].key
+    }
+
+    /// Number of places of authors, free ones among them.
+    pub(super) const fn authors_len(&self) -> usize {
+        self.authors.len()
+    }
+
+    /// Places at which an author stands since the last call that was not there before.
+    pub(super) fn take_fresh_authors(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.fresh_authors)
+    }
+
+    /// The place of an action, if a record names it or a job stands for it.
+    pub(super) fn action(&self, id: &ActionId) -> Option<Place> {
+        self.action_places.find(&id.0, |place| &self.actions[place as usize].id.0)
+    }
+
+    /// The action at a place.
+    pub(super) fn action_id(&self, action: Place) -> ActionId {
+        self.actions[action as usize].id
+    }
+
+    fn action_or_new(&mut self, id: ActionId) -> Place {
+        if let Some(place) = self.action(&id) {
+            return place;
+        }
+        let place = put(&mut self.actions, &mut self.free_actions, OfAction { id, first: NONE, records: 0, held: false });
+        self.action_places.insert(&id.0, place);
+        place
+    }
+
+    /// Gives an action a place that stays until [`Board::release`].
+    pub(super) fn hold(&mut self, id: ActionId) -> Place {
+        let place = self.action_or_new(id);
+        self.actions[place as usize].held = true;
+        place
+    }
+
+    /// No job stands for the action any more.
+    pub(super) fn release(&mut self, action: Place) {
+        self.actions[action as usize].held = false;
+        self.drop_action(action);
+    }
+
+    fn drop_action(&mut self, action: Place) {
+        let of = &self.actions[action as usize];
+        if of.records == 0 && !of.held {
+            let actions = &self.actions;
+            self.action_places.remove(&of.id.0, |place| &actions[place as usize].id.0);
+            self.free_actions.push(action);
+        }
+    }
+
     /// Puts `record` into the set.
     pub fn insert(&mut self, record: &SharedRecord) -> Inserted {
-        let (id, author, kind) = (record.id(), record.author_key(), record.kind());
-        if self.records.contains_key(&id) {
+        let (id, key, kind) = (record.id(), record.author_key(), record.kind());
+        if self.place(&id).is_some() {
             return Inserted::Known;
         }
-        if kind.latest_only()
-            && let Some(other) = self.latest.get(&(author, kind)).and_then(|other| self.records.get(other))
+        let author = self.author(&key);
+        let latest = latest_of(kind);
+        if let (Some(author), Some(latest)) = (author, latest)
+            && let Some(other) = self.at(self.authors[author as usize].latest[latest])
         {
             // Equal sequences (a restored backup) are decided by the time, then by the id: the same everywhere.
             let rank = |record: &SharedRecord| (record.sequence(), record.issued(), record.id());
             if rank(other) > rank(record) {
                 return Inserted::Outdated;
             }
-            let other = other.id();
-            let replaced = self.remove(&other);
-            self.replaced.extend(replaced);
-        }
-        let count = self.authored.entry(author).or_default();
-        if *count >= AUTHOR_RECORDS_MAX {
+        } else if author.is_some_and(|author| self.authors[author as usize].live as usize >= AUTHOR_RECORDS_MAX) {
             return Inserted::OverQuota;
         }
-        *count += 1;
-        if kind.latest_only() {
-            self.latest.insert((author, kind), id);
+        let author = author.unwrap_or_else(|| {
+            let place = put(&mut self.authors, &mut self.free_authors, Author { key, live: 0, latest: [NONE; 3] });
+            self.author_places.insert(&key, place);
+            self.fresh_authors.push(place);
+            place
+        });
+        self.authors[author as usize].live += 1;
+        let action = action_of(record.payload()).map_or(NONE, |action| self.action_or_new(action));
+        let entry = Entry { record: Some(record.clone()), author, action, next: NONE, before: NONE };
+        let place = put(&mut self.entries, &mut self.free_entries, entry);
+        self.places.insert(&id.0, place);
+        self.by_expiry.insert((record.forget_at(), place));
+        if action != NONE {
+            let of = &mut self.actions[action as usize];
+            let next = std::mem::replace(&mut of.first, place);
+            of.records += 1;
+            self.entries[place as usize].next = next;
+            if next != NONE {
+                self.entries[next as usize].before = place;
+            }
+        } else if let Some(latest) = latest {
+            let old = std::mem::replace(&mut self.authors[author as usize].latest[latest], place);
+            if old != NONE {
+                let replaced = self.remove_at(old);
+                self.replaced.extend(replaced);
+            }
+            if kind == Kind::Presence {
+                self.present.insert(key, author);
+            }
+        } else {
+            self.kinds.entry(kind).or_default().insert(id, place);
+            if let Payload::Retry(retry) = record.payload() {
+                for action in retry.actions.iter() {
+                    self.retries.entry(*action).or_default().insert(place);
+                }
+            }
         }
-        for action in actions_of(record.payload()) {
-            self.by_action.entry(action).or_default().insert(id);
-        }
-        self.kinds.entry(kind).or_default().insert(id);
-        self.by_expiry.insert((record.forget_at(), id));
-        self.records.insert(id, record.clone());
         Inserted::New
     }
 
     /// Takes a record out of the set.
     pub fn remove(&mut self, id: &RecordId) -> Option<SharedRecord> {
-        let record = self.records.remove(id)?;
-        self.by_expiry.remove(&(record.forget_at(), *id));
-        let (author, kind) = (record.author_key(), record.kind());
-        if self.latest.get(&(author, kind)) == Some(id) {
-            self.latest.remove(&(author, kind));
-        }
-        if let Some(count) = self.authored.get_mut(&author) {
-            *count -= 1;
-            if *count == 0 {
-                self.authored.remove(&author);
+        self.remove_at(self.place(id)?)
+    }
+
+    fn remove_at(&mut self, place: Place) -> Option<SharedRecord> {
+        let entries = &self.entries;
+        let id = entries.get(place as usize)?.record.as_ref()?.id();
+        self.places.remove(&id.0, |place| entries[place as usize].record.as_ref().map_or(&[0; 32], |record| record.id_bytes()));
+        let entry = &mut self.entries[place as usize];
+        let record = entry.record.take()?;
+        let (author, action, next, before) = (entry.author, entry.action, entry.next, entry.before);
+        self.free_entries.push(place);
+        self.by_expiry.remove(&(record.forget_at(), place));
+        if action != NONE {
+            if before == NONE {
+                self.actions[action as usize].first = next;
+            } else {
+                self.entries[before as usize].next = next;
             }
-        }
-        for action in actions_of(record.payload()) {
-            if let Some(ids) = self.by_action.get_mut(&action) {
-                ids.remove(id);
-                if ids.is_empty() {
-                    self.by_action.remove(&action);
+            if next != NONE {
+                self.entries[next as usize].before = before;
+            }
+            self.actions[action as usize].records -= 1;
+            self.drop_action(action);
+        } else if let Some(latest) = latest_of(record.kind()) {
+            let slot = &mut self.authors[author as usize].latest[latest];
+            if *slot == place {
+                *slot = NONE;
+                if record.kind() == Kind::Presence {
+                    self.present.remove(&record.author_key());
+                }
+            }
+        } else {
+            if let Some(ids) = self.kinds.get_mut(&record.kind()) {
+                ids.remove(&id);
+            }
+            if let Payload::Retry(retry) = record.payload() {
+                for action in retry.actions.iter() {
+                    if let Some(places) = self.retries.get_mut(action) {
+                        places.remove(&place);
+                        if places.is_empty() {
+                            self.retries.remove(action);
+                        }
+                    }
                 }
             }
         }
-        if let Some(ids) = self.kinds.get_mut(&kind) {
-            ids.remove(id);
+        let of = &mut self.authors[author as usize];
+        of.live -= 1;
+        if of.live == 0 {
+            let authors = &self.authors;
+            self.author_places.remove(&record.author_key(), |place| &authors[place as usize].key);
+            self.free_authors.push(author);
         }
         Some(record)
     }
@@ -105,10 +332,10 @@ impl Board {
     /// Takes out all whose time is over at `now`.
     pub fn expire(&mut self, now: Timestamp) -> Vec<SharedRecord> {
         let mut gone = Vec::new();
-        while let Some((at, id)) = self.by_expiry.first().copied()
+        while let Some((at, place)) = self.by_expiry.first().copied()
             && at <= now
         {
-            gone.extend(self.remove(&id));
+            gone.extend(self.remove_at(place));
         }
         gone
     }
@@ -125,36 +352,58 @@ impl Board {
 
     /// The record of that id.
     pub fn record(&self, id: &RecordId) -> Option<&SharedRecord> {
-        self.records.get(id)
+        self.at(self.place(id)?)
     }
 
     /// All records, in the order of their ids.
     pub fn records(&self) -> impl Iterator<Item = &SharedRecord> {
-        self.records.values()
+        let mut all: Vec<&SharedRecord> = self.entries.iter().filter_map(|entry| entry.record.as_ref()).collect();
+        all.sort_unstable_by_key(|record| record.id());
+        all.into_iter()
     }
 
     /// (when it may be forgotten, id) of all records, in that order: what anti-entropy compares.
     pub fn items(&self) -> impl Iterator<Item = (Timestamp, RecordId)> + '_ {
-        self.by_expiry.iter().copied()
+        let item = |(at, place): &(Timestamp, Place)| Some((*at, self.at(*place)?.id()));
+        let mut all: Vec<(Timestamp, RecordId)> = self.by_expiry.iter().filter_map(item).collect();
+        // Nearly sorted: only those that end in the same millisecond stand as they came.
+        all.sort();
+        all.into_iter()
     }
 
     /// Number of records.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.by_expiry.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.by_expiry.is_empty()
     }
 
-    /// All records of a type.
+    /// All records of a type, in the order of their ids.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &SharedRecord> {
-        self.kinds.get(&kind).into_iter().flatten().filter_map(|id| self.records.get(id))
+        let few = self.kinds.get(&kind).into_iter().flat_map(BTreeMap::values).filter_map(|place| self.at(*place));
+        let mut many: Vec<&SharedRecord> = Vec::new();
+        if matches!(kind, Kind::Claim | Kind::Commitment | Kind::Reveal) || latest_of(kind).is_some() {
+            many.extend(self.entries.iter().filter_map(|entry| entry.record.as_ref()).filter(|record| record.kind() == kind));
+            many.sort_unstable_by_key(|record| record.id());
+        }
+        few.chain(many)
+    }
+
+    /// Claims, commitments and reveals of the action at a place, each with its author's place.
+    pub(super) fn about(&self, action: Place) -> impl Iterator<Item = (Place, &SharedRecord)> {
+        let mut next = self.actions.get(action as usize).map_or(NONE, |of| of.first);
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(next as usize)?;
+            next = entry.next;
+            Some((entry.author, entry.record.as_ref()?))
+        })
     }
 
     fn of_action(&self, action: &ActionId) -> impl Iterator<Item = &SharedRecord> {
-        self.by_action.get(action).into_iter().flatten().filter_map(|id| self.records.get(id))
+        self.action(action).into_iter().flat_map(|place| self.about(place)).map(|(_, record)| record)
     }
 
     /// Claims on a slot, with their records.
@@ -176,53 +425,60 @@ impl Board {
     /// All reveals for an action.
     pub fn reveals(&self, action: &ActionId) -> impl Iterator<Item = (&SharedRecord, &Reveal)> {
         self.of_action(action).filter_map(|record| match record.payload() {
-            Payload::Reveal(reveal) => Some((record, reveal)),
+            Payload::Reveal(reveal) => Some((record, &**reveal)),
             _ => None,
         })
     }
 
     /// All retries that name an action.
     pub fn retries(&self, action: &ActionId) -> impl Iterator<Item = &SharedRecord> {
-        self.of_action(action).filter(|record| record.kind() == Kind::Retry)
+        self.retries.get(action).into_iter().flatten().filter_map(|place| self.at(*place))
+    }
+
+    /// Whether any retry is live: few networks have one.
+    pub(super) fn has_retries(&self) -> bool {
+        !self.retries.is_empty()
     }
 
     /// When `node` last renewed `lease`, if its latest Renewal lists it.
     pub fn renewed(&self, node: &NodeId, lease: &LeaseRef) -> Option<Timestamp> {
-        let record = self.latest_of(node, Kind::Renewal)?;
+        self.renewed_by(self.author(&node.0)?, lease)
+    }
+
+    /// As [`Board::renewed`], by the author's place.
+    pub(super) fn renewed_by(&self, author: Place, lease: &LeaseRef) -> Option<Timestamp> {
+        let record = self.at(self.authors[author as usize].latest[0])?;
         let Payload::Renewal(Renewal { leases }) = record.payload() else { return None };
         leases.iter().any(|progress| progress.lease == *lease).then(|| record.issued())
     }
 
     /// When `node` gave `lease` back.
     pub fn handed_back(&self, node: &NodeId, lease: &LeaseRef) -> Option<Timestamp> {
-        let record = self.latest_of(node, Kind::HandBack)?;
+        self.handed_back_by(self.author(&node.0)?, lease)
+    }
+
+    /// As [`Board::handed_back`], by the author's place.
+    pub(super) fn handed_back_by(&self, author: Place, lease: &LeaseRef) -> Option<Timestamp> {
+        let record = self.at(self.authors[author as usize].latest[1])?;
         let Payload::HandBack(HandBack { leases }) = record.payload() else { return None };
         let told = leases.iter().find(|told| told.lease == *lease)?;
         // Nobody can say beforehand that it will give a lease back.
         Some(told.at.min(record.issued()))
     }
 
-    /// What every node last said of itself.
+    /// What every node last said of itself, in the order of their keys.
     pub fn presences(&self) -> impl Iterator<Item = (NodeId, &SharedRecord, &Presence)> {
-        self.of_kind(Kind::Presence).filter_map(|record| match record.payload() {
-            Payload::Presence(presence) => Some((NodeId(record.author_key()), record, presence)),
-            _ => None,
+        self.present.iter().filter_map(|(key, author)| {
+            let record = self.at(self.authors[*author as usize].latest[2])?;
+            match record.payload() {
+                Payload::Presence(presence) => Some((NodeId(*key), record, &**presence)),
+                _ => None,
+            }
         })
     }
 
     /// The record that counts of those types of which only the latest does.
     pub fn latest_of(&self, node: &NodeId, kind: Kind) -> Option<&SharedRecord> {
-        self.latest.get(&(node.0, kind)).and_then(|id| self.records.get(id))
-    }
-}
-
-/// The actions that a record must be found under.
-fn actions_of(payload: &Payload) -> Vec<ActionId> {
-    match payload {
-        Payload::Claim(claim) => vec![claim.lease.action],
-        Payload::Commitment(commitment) => vec![commitment.lease.action],
-        Payload::Reveal(reveal) => vec![reveal.lease.action],
-        Payload::Retry(retry) => retry.actions.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
-        _ => Vec::new(),
+        self.at(self.authors[self.author(&node.0)? as usize].latest[latest_of(kind)?])
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::graph::Limits;
+use crate::graph::{Limits, Packed};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId, RecordId};
 use crate::keys::SecretKey;
 use crate::outcome::{Outcome, Particulars};
@@ -110,6 +110,8 @@ pub enum Input {
         /// The bytes.
         bytes: Arc<[u8]>,
     },
+    /// The graph of a batch, fetched and read: engines of one process can share it.
+    Graph(BatchId, Arc<Packed>),
     /// A build is this far.
     Progress {
         /// Its lease.
@@ -276,8 +278,9 @@ pub enum Event {
 /// The engine's timers. Each is armed once at the most; arming it again moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// When to look at an action again: a lease on it lapses, or its inputs may be had by now.
-    Action(ActionId),
+    /// When to look at an action again, named by its place in the engine's list: a lease on it lapses, or its inputs may
+    /// be had by now.
+    Action(u32),
     /// When to look for work: this node's turn to claim something comes.
     Seek,
     /// When to renew this node's leases.

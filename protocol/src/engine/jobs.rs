@@ -3,26 +3,40 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::action::Action;
-use crate::graph::{GRAPH_BYTES_MAX, Graph, JobIndex};
-use crate::id::{ActionId, BatchId, BlobHash, NodeId};
+use crate::graph::{GRAPH_BYTES_MAX, JobIndex, Packed};
+use crate::id::{BatchId, BlobHash, NodeId, OperatorId};
 use crate::policy::Policy;
-use crate::record::payload::Batch;
+use crate::record::payload::{Batch, Priority};
 use crate::record::{Kind, Payload, SharedRecord};
+use crate::table::Place;
 use crate::time::Timestamp;
 
 use super::Engine;
+use super::board::NONE;
 use super::io::{Event, Output, Want};
+use super::queue::Standing;
 use super::settle::ActionState;
-use super::work::ReadyKey;
+
+/// How long a job is thought to take whose recipe nobody has built yet.
+const DURATION_GUESS_MS: u64 = 60_000;
+/// The most recipes whose durations are kept.
+const DURATIONS_MAX: usize = 65_536;
 
 /// A job's binding: the action that it stands for, and how often that changed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Binding {
-    /// The action.
-    pub action: ActionId,
+    action: Place,
     /// 1 for the first.
     pub generation: u32,
+}
+
+impl Binding {
+    const UNBOUND: Self = Self { action: NONE, generation: 0 };
+
+    /// The place of the action, if there is one yet.
+    pub const fn action(self) -> Option<Place> {
+        if self.action == NONE { None } else { Some(self.action) }
+    }
 }
 
 /// Why a batch is not being built.
@@ -42,17 +56,22 @@ pub(super) struct BatchState {
     /// The record.
     pub record: SharedRecord,
     /// The graph, once it is fetched.
-    pub graph: Option<Arc<Graph>>,
-    /// Job → the jobs whose action holds this one's output.
-    dependants: Vec<Vec<JobIndex>>,
+    pub graph: Option<Arc<Packed>>,
     /// Job → what it stands for.
-    pub bindings: Vec<Option<Binding>>,
+    pub bindings: Vec<Binding>,
+    /// Job → the time from its start to the end of the last that waits for it, in tenths of a second as durations were
+    /// known when the graph came; and how many wait for it.
+    ranks: Vec<(u32, u32)>,
+    /// The newer batch that took its place: what is not begun yet is left to that one.
+    pub superseded_by: Option<BatchId>,
     /// Why it is not being built.
     pub halt: Option<Halt>,
     /// Whether its graph and policy were asked for.
     wanted: bool,
     /// Whether the end of all its jobs was told.
     done: bool,
+    /// The first job that was not settled when that was last looked at.
+    open: JobIndex,
 }
 
 impl BatchState {
@@ -78,11 +97,13 @@ impl Engine {
         let state = BatchState {
             record: record.clone(),
             graph: None,
-            dependants: Vec::new(),
             bindings: Vec::new(),
+            ranks: Vec::new(),
+            superseded_by: None,
             halt: None,
             wanted: false,
             done: false,
+            open: JobIndex(0),
         };
         self.batches.insert(id, state);
         let halt = self.halt_of(&id);
@@ -109,7 +130,7 @@ impl Engine {
         self.outputs.push_back(Output::Fetch { want: Want::Graph(id), blob: graph, length: Some(length), from });
     }
 
-    pub(super) fn fetched(&mut self, now: Timestamp, want: Want, bytes: &[u8]) {
+    pub(super) fn fetched(&mut self, now: Timestamp, want: Want, bytes: &Arc<[u8]>) {
         match want {
             Want::Policy(hash) => match Policy::from_bytes(bytes) {
                 Ok(policy) if BlobHash::of(bytes) == hash => {
@@ -134,10 +155,10 @@ impl Engine {
                     return;
                 }
                 let jobs = state.batch().jobs;
-                match Graph::from_bytes(bytes) {
-                    Ok(graph) if graph.jobs.len() == jobs as usize => self.set_graph(now, id, graph),
+                match Packed::from_bytes(bytes.clone()) {
+                    Ok(graph) if graph.len() == jobs as usize => self.set_graph(now, id, Arc::new(graph)),
                     Ok(graph) => {
-                        let reason = format!("its record says {jobs} jobs and its graph has {}", graph.jobs.len());
+                        let reason = format!("its record says {jobs} jobs and its graph has {}", graph.len());
                         self.refuse_batch(id, reason);
                     }
                     Err(error) => self.refuse_batch(id, error.to_string()),
@@ -153,24 +174,68 @@ impl Engine {
         }
     }
 
-    fn set_graph(&mut self, now: Timestamp, id: BatchId, graph: Graph) {
+    /// Takes a graph that another engine of this process has read already.
+    pub(super) fn share_graph(&mut self, now: Timestamp, id: BatchId, graph: Arc<Packed>) {
+        let wanted = self.batches.get(&id).is_some_and(|state| state.graph.is_none() && state.batch().jobs as usize == graph.len());
+        if wanted {
+            self.set_graph(now, id, graph);
+        }
+    }
+
+    fn set_graph(&mut self, now: Timestamp, id: BatchId, graph: Arc<Packed>) {
+        let cost = |job| self.durations.get(&graph.name_number(job)).map_or(DURATION_GUESS_MS, |known| u64::from(*known));
+        let rank = |(ms, fan_out): (u64, u32)| (u32::try_from(ms / 100).unwrap_or(u32::MAX), fan_out);
+        let ranks = graph.ranks(cost).into_iter().map(rank).collect();
         let Some(state) = self.batches.get_mut(&id) else { return };
-        let mut dependants = vec![Vec::new(); graph.jobs.len()];
-        for (index, job) in (0u32..).map(JobIndex).zip(&graph.jobs) {
-            let mut laid = BTreeSet::new();
-            for need in &job.needs {
-                laid.extend(graph.laid_by(need));
-            }
-            for below in laid {
-                dependants[below.0 as usize].push(index);
+        state.bindings = vec![Binding::UNBOUND; graph.len()];
+        state.ranks = ranks;
+        let jobs = u32::try_from(graph.len()).unwrap_or(u32::MAX);
+        state.graph = Some(graph);
+        self.event(Event::BatchKnown { batch: id, jobs });
+        self.refresh_superseded(now, &id);
+        self.start_batch(now, id);
+    }
+
+    /// Looks again which of the batches of one line of work took another's place: of those with the submitter, the channel
+    /// and the name of `id` the one that was issued last, once its graph is known. What is built already stays.
+    fn refresh_superseded(&mut self, now: Timestamp, id: &BatchId) {
+        let Some(of) = self.batches.get(id) else { return };
+        let line = |state: &BatchState| {
+            let author = NodeId(state.record.author_key());
+            let (name, channel) = (state.batch().name.clone(), state.batch().channel.clone());
+            (self.members.operator_of(&author), name, channel, state.batch().priority)
+        };
+        let this = line(of);
+        if this.1.is_empty() {
+            return;
+        }
+        let same: Vec<(bool, Timestamp, BatchId)> = (self.batches.iter())
+            .filter(|(_, state)| line(state) == this)
+            .map(|(id, state)| (state.is_live(), state.record.issued(), *id))
+            .collect();
+        let newest = same.iter().filter(|(live, ..)| *live).map(|(_, issued, id)| (*issued, *id)).max();
+        let mut changed = Vec::new();
+        for (_, issued, id) in same {
+            let by = newest.filter(|newest| *newest > (issued, id)).map(|(_, id)| id);
+            if let Some(state) = self.batches.get_mut(&id)
+                && state.superseded_by != by
+            {
+                state.superseded_by = by;
+                changed.push(id);
             }
         }
-        state.bindings = vec![None; graph.jobs.len()];
-        state.dependants = dependants;
-        let jobs = u32::try_from(graph.jobs.len()).unwrap_or(u32::MAX);
-        state.graph = Some(Arc::new(graph));
-        self.event(Event::BatchKnown { batch: id, jobs });
-        self.start_batch(now, id);
+        for id in changed {
+            let actions: BTreeSet<Place> = self.bound_in(&id).into_iter().map(|(_, action)| action).collect();
+            for action in actions {
+                self.look(now, action);
+            }
+        }
+    }
+
+    /// The jobs of a batch that stand for actions.
+    fn bound_in(&self, id: &BatchId) -> Vec<(JobIndex, Place)> {
+        let bindings = self.batches.get(id).map_or(&[][..], |state| &state.bindings);
+        (0u32..).map(JobIndex).zip(bindings).filter_map(|(index, binding)| Some((index, binding.action()?))).collect()
     }
 
     /// The policy that a batch pins, once it is known.
@@ -207,10 +272,11 @@ impl Engine {
         state.halt = halt;
         self.want_parts(id);
         let Some(state) = self.batches.get(&id) else { return };
-        let actions: BTreeSet<ActionId> = state.bindings.iter().flatten().map(|binding| binding.action).collect();
+        let actions: BTreeSet<Place> = state.bindings.iter().filter_map(|binding| binding.action()).collect();
+        self.refresh_superseded(now, &id);
         self.start_batch(now, id);
         for action in actions {
-            self.settle(now, action);
+            self.settle_anew(now, action);
         }
     }
 
@@ -221,20 +287,21 @@ impl Engine {
         for batch in batches {
             self.refresh_batch(now, batch);
         }
-        let actions: Vec<ActionId> = self.actions.keys().copied().collect();
-        for action in actions {
-            self.settle(now, action);
+        for action in self.bound_actions() {
+            self.settle_anew(now, action);
         }
     }
 
     pub(super) fn forget_batch(&mut self, now: Timestamp, id: BatchId) {
-        let Some(state) = self.batches.get(&id) else { return };
-        let bound: Vec<(JobIndex, ActionId)> =
-            (0u32..).map(JobIndex).zip(&state.bindings).filter_map(|(index, binding)| Some((index, binding.as_ref()?.action))).collect();
-        for (index, action) in bound {
+        for (index, action) in self.bound_in(&id) {
             self.unbind(now, id, index, action);
         }
-        self.batches.remove(&id);
+        if let Some(state) = self.batches.remove(&id) {
+            let superseded = self.batches.iter().find(|(_, other)| other.superseded_by == Some(id)).map(|(id, _)| *id);
+            if let Some(other) = superseded.filter(|_| state.superseded_by.is_none()) {
+                self.refresh_superseded(now, &other);
+            }
+        }
     }
 
     /// Binds all jobs that can be bound.
@@ -252,9 +319,18 @@ impl Engine {
         let state = self.batches.get(batch)?;
         let policy_hash = state.batch().policy;
         let policy = self.policies.get(&policy_hash)?;
-        let action = self.actions.get(&state.bindings.get(job.0 as usize)?.as_ref()?.action)?;
-        let verdict = action.verdicts.get(&policy_hash)?;
-        verdict.is_usable(policy).then(|| verdict.outcome.as_ref().and_then(crate::outcome::Outcome::tree)).flatten()
+        let found = self.state(state.bindings.get(job.0 as usize)?.action()?)?.found(&policy_hash)?;
+        found.tree.filter(|_| found.state.is_usable(policy))
+    }
+
+    /// The action at a place, made anew from its graph; `None` while an input that it was bound to is in doubt.
+    pub(super) fn action_at(&self, action: Place) -> Option<crate::action::Action> {
+        let id = self.board.action_id(action);
+        self.state(action)?.jobs.iter().find_map(|(batch, job)| {
+            let graph = self.batches.get(batch)?.graph.as_ref()?;
+            let (action, _) = graph.bind(*job, |need| self.usable(batch, need))?;
+            (action.id() == id).then_some(action)
+        })
     }
 
     /// Binds `jobs` and, where that changes anything, what depends on them.
@@ -265,58 +341,82 @@ impl Engine {
             let Some(state) = self.batches.get(&id).filter(|state| state.is_live()) else { return };
             let Some(graph) = state.graph.clone() else { return };
             // While an input is in dispute, the binding that was made before stays: nothing better is known.
-            let Some(action) = graph.bind(index, |need| self.usable(&id, need)) else { continue };
-            let action_id = action.id();
-            let old = state.bindings[index.0 as usize].clone();
-            if old.as_ref().is_some_and(|old| old.action == action_id) {
+            let Some((action, label)) = graph.bind(index, |need| self.usable(&id, need)) else { continue };
+            let action = action.id();
+            let old = state.bindings[index.0 as usize];
+            if old.action().is_some_and(|old| self.board.action_id(old) == action) {
                 continue;
             }
-            let generation = old.as_ref().map_or(1, |old| old.generation + 1);
-            let label = graph.job(index).map_or_else(String::new, crate::graph::Job::label);
-            if let Some(old) = old {
-                self.unbind(now, id, index, old.action);
+            let generation = old.generation + 1;
+            if let Some(old) = old.action() {
+                self.unbind(now, id, index, old);
             }
-            self.event(Event::Bound { batch: id, job: label.clone(), action: action_id, generation });
-            self.bind(id, index, action, label);
+            self.event(Event::Bound { batch: id, job: label.clone(), action, generation });
+            let place = self.bind((id, index), action, label);
             if let Some(state) = self.batches.get_mut(&id) {
-                state.bindings[index.0 as usize] = Some(Binding { action: action_id, generation });
-                queue.extend(state.dependants[index.0 as usize].iter().copied());
+                state.bindings[index.0 as usize] = Binding { action: place, generation };
             }
-            touched.insert(action_id);
+            // Built before, for another batch or under an older binding: its dependants can bind at once. That is where
+            // equal bytes of a rebuilt input cut the work off.
+            if self.usable(&id, index).is_some() {
+                queue.extend(graph.dependants(index));
+            }
+            touched.insert(place);
         }
         for action in touched {
-            self.settle(now, action);
+            self.settle_anew(now, action);
         }
     }
 
-    fn bind(&mut self, batch: BatchId, index: JobIndex, action: Action, label: String) {
-        let id = action.id();
-        self.actions.entry(id).or_insert_with(|| ActionState::new(Arc::new(action), label)).jobs.insert((batch, index));
+    fn bind(&mut self, job: (BatchId, JobIndex), action: crate::id::ActionId, label: String) -> Place {
+        let place = self.board.hold(action);
+        if self.actions.len() <= place as usize {
+            self.actions.resize_with(place as usize + 1, || None);
+        }
+        self.actions[place as usize].get_or_insert_with(|| Box::new(ActionState::new(label))).add_job(job);
+        place
     }
 
-    fn unbind(&mut self, now: Timestamp, batch: BatchId, index: JobIndex, action: ActionId) {
-        if let Some(key) = self.ready_key(&batch, index, action) {
-            self.ready.remove(&key);
+    fn unbind(&mut self, now: Timestamp, batch: BatchId, index: JobIndex, action: Place) {
+        if let Some(state) = self.state_mut(action) {
+            state.remove_job(&(batch, index));
         }
-        if let Some(state) = self.actions.get_mut(&action) {
-            state.jobs.remove(&(batch, index));
+        if let Some(binding) = self.batches.get_mut(&batch).and_then(|state| state.bindings.get_mut(index.0 as usize)) {
+            binding.action = NONE;
         }
-        self.settle(now, action);
+        self.settle_anew(now, action);
     }
 
-    pub(super) fn ready_key(&self, batch: &BatchId, job: JobIndex, action: ActionId) -> Option<ReadyKey> {
+    /// Where a ready job stands in the order of work.
+    pub(super) fn standing_of(&self, batch: &BatchId, job: JobIndex) -> Option<((Priority, OperatorId), Standing)> {
         let state = self.batches.get(batch)?;
-        Some(ReadyKey { priority: state.batch().priority, issued: state.record.issued(), batch: *batch, job, action })
+        let author = state.record.author_key();
+        let submitter = self.board.author(&author).and_then(|author| self.voice(author).operator);
+        let rank = state.ranks.get(job.0 as usize).copied().unwrap_or_default();
+        let standing = Standing { rank: std::cmp::Reverse(rank), issued: state.record.issued(), job };
+        Some(((state.batch().priority, submitter.unwrap_or(OperatorId(author))), standing))
+    }
+
+    /// Keeps how long a build took, for the order of later batches: a moving average by recipe.
+    pub(super) fn learn_duration(&mut self, action: Place, wall_ms: u64) {
+        let Some((batch, job)) = self.state(action).and_then(|state| state.jobs.first().copied()) else { return };
+        let Some(name) = self.batches.get(&batch).and_then(|of| Some(of.graph.as_ref()?.name_number(job))) else { return };
+        let wall = u32::try_from(wall_ms).unwrap_or(u32::MAX);
+        if let Some(known) = self.durations.get_mut(&name) {
+            *known = *known / 4 * 3 + wall / 4;
+        } else if self.durations.len() < DURATIONS_MAX {
+            self.durations.insert(name, wall);
+        }
     }
 
     /// The verdict of an action changed under some policy: its dependants may bind, and its batches may be done.
-    pub(super) fn output_changed(&mut self, now: Timestamp, action: ActionId) {
-        let Some(jobs) = self.actions.get(&action).map(|state| state.jobs.clone()) else { return };
+    pub(super) fn output_changed(&mut self, now: Timestamp, action: Place) {
+        let Some(jobs) = self.state(action).map(|state| state.jobs.clone()) else { return };
         let mut by_batch: BTreeMap<BatchId, VecDeque<JobIndex>> = BTreeMap::new();
         for (batch, job) in jobs {
             let queue = by_batch.entry(batch).or_default();
-            if let Some(state) = self.batches.get(&batch) {
-                queue.extend(state.dependants[job.0 as usize].iter().copied());
+            if let Some(graph) = self.batches.get(&batch).and_then(|state| state.graph.as_ref()) {
+                queue.extend(graph.dependants(job));
             }
         }
         for (batch, queue) in by_batch {
@@ -326,31 +426,47 @@ impl Engine {
     }
 
     fn tell_when_done(&mut self, id: BatchId) {
-        let Some(ok) = self.batch_result(&id) else { return };
-        let Some(state) = self.batches.get_mut(&id).filter(|state| !state.done) else { return };
-        state.done = true;
-        self.event(Event::BatchDone { batch: id, ok });
+        let Some(state) = self.batches.get(&id).filter(|state| !state.done) else { return };
+        // The job that was open the last time mostly still is, and one look says so.
+        let policy = state.batch().policy;
+        let found = state.bindings.get(state.open.0 as usize).and_then(|binding| self.state(binding.action()?)?.found(&policy));
+        if found.is_some_and(|found| !found.state.is_final()) {
+            return;
+        }
+        let result = self.result_or_open(&id);
+        let Some(state) = self.batches.get_mut(&id) else { return };
+        match result {
+            Some(Ok(ok)) => {
+                state.done = true;
+                self.event(Event::BatchDone { batch: id, ok });
+            }
+            Some(Err(open)) => state.open = open,
+            None => {}
+        }
     }
 
     /// Whether all jobs of a batch are settled, and if so, whether all succeeded. A job whose input failed is settled.
     pub fn batch_result(&self, id: &BatchId) -> Option<bool> {
-        use crate::verdict::VerdictState;
+        self.result_or_open(id)?.ok()
+    }
+
+    /// The result of a batch, or the first job that is not settled; `None` while its graph is not known.
+    fn result_or_open(&self, id: &BatchId) -> Option<Result<bool, JobIndex>> {
         let state = self.batches.get(id)?;
         let graph = state.graph.as_ref()?;
         let policy = state.batch().policy;
-        let mut failed = vec![false; graph.jobs.len()];
-        for (index, (job, binding)) in graph.jobs.iter().zip(&state.bindings).enumerate() {
-            if job.needs.iter().any(|need| failed[need.job.0 as usize]) {
-                failed[index] = true;
+        let mut failed = vec![false; graph.len()];
+        for (index, binding) in graph.indexes().zip(&state.bindings) {
+            if graph.needs(index).any(|need| failed[need.0 as usize]) {
+                failed[index.0 as usize] = true;
                 continue;
             }
-            let verdict = self.actions.get(&binding.as_ref()?.action)?.verdicts.get(&policy)?;
-            match verdict.state {
-                VerdictState::CrossVerified => {}
-                state if state.is_failure() => failed[index] = true,
-                _ => return None,
+            let found = binding.action().and_then(|action| self.state(action)?.found(&policy));
+            match found.filter(|found| found.state.is_final()) {
+                Some(found) => failed[index.0 as usize] = found.state.is_failure(),
+                None => return Some(Err(index)),
             }
         }
-        Some(!failed.contains(&true))
+        Some(Ok(!failed.contains(&true)))
     }
 }

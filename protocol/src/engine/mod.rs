@@ -14,7 +14,9 @@ pub mod io;
 mod jobs;
 pub mod lease;
 pub mod query;
+mod queue;
 mod settle;
+mod voices;
 mod work;
 
 #[cfg(test)]
@@ -25,14 +27,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng as _;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use crate::id::{BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
 use crate::policy::Policy;
 use crate::record::{Kind, Payload, Record, SharedRecord};
+use crate::table::Place;
 use crate::time::Timestamp;
 use crate::trust::charter::Grants;
-use crate::trust::members::Members;
+use crate::trust::members::{Learnt, Members};
 use crate::verdict;
 
 use board::{Board, Inserted, PARKED_MAX};
@@ -65,9 +68,14 @@ pub struct Engine {
     members: Members,
     policies: BTreeMap<BlobHash, Arc<Policy>>,
     batches: BTreeMap<BatchId, jobs::BatchState>,
-    actions: BTreeMap<crate::id::ActionId, settle::ActionState>,
-    ready: BTreeSet<work::ReadyKey>,
-    unsettled: BTreeSet<crate::id::ActionId>,
+    /// What is known of actions, by their place on the board.
+    actions: Vec<Option<Box<settle::ActionState>>>,
+    /// Who answers for authors, by their place on the board.
+    voices: Vec<voices::Voice>,
+    queue: queue::Queue,
+    /// Recipe → how long it takes, in milliseconds.
+    durations: BTreeMap<u64, u32>,
+    unsettled: BTreeSet<Place>,
     settling: bool,
     desk: work::Desk,
     parked: BTreeMap<(Timestamp, RecordId), SharedRecord>,
@@ -81,17 +89,21 @@ impl Engine {
     pub fn new(params: Params, config: Config, seed: [u8; 32], now: Timestamp) -> Self {
         let members = Members::new(&params.grants);
         let policy = Arc::new(params.policy.clone());
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let board_seed = rng.next_u64();
         let mut engine = Self {
             node: config.key.node(),
-            rng: ChaCha20Rng::from_seed(seed),
+            rng,
             // Sequences grow with the clock, so that a node whose home was restored does not fall behind itself.
             sequence: now.0,
-            board: Board::default(),
+            board: Board::new(board_seed),
             members,
             policies: BTreeMap::from([(policy.hash(), policy)]),
             batches: BTreeMap::new(),
-            actions: BTreeMap::new(),
-            ready: BTreeSet::new(),
+            actions: Vec::new(),
+            voices: Vec::new(),
+            queue: queue::Queue::default(),
+            durations: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             settling: false,
             desk: work::Desk::default(),
@@ -109,6 +121,7 @@ impl Engine {
     /// Takes over a newer charter: who may do what, and the policy of new batches.
     pub fn set_charter(&mut self, now: Timestamp, grants: Grants, policy: Policy) {
         self.members.set_grants(&grants);
+        self.meet_again(None);
         let policy = Arc::new(policy);
         self.policies.insert(policy.hash(), policy.clone());
         self.params.grants = grants;
@@ -138,6 +151,7 @@ impl Engine {
             Inserted::OverQuota => return Reception::OverQuota,
             Inserted::New => Reception::New,
         };
+        self.meet_authors();
         self.desk.hear(now, record);
         let replaced = self.board.take_replaced();
         if !replaced.is_empty() {
@@ -147,9 +161,15 @@ impl Engine {
         self.learn(now, record);
         // What the replaced record alone said is not said any more.
         for old in &replaced {
-            match old.payload() {
-                Payload::Renewal(renewal) => renewal.leases.iter().for_each(|told| self.look_again(now, told.lease.action)),
-                Payload::HandBack(back) => back.leases.iter().for_each(|told| self.settle(now, told.lease.action)),
+            match (old.payload(), record.payload()) {
+                (Payload::Renewal(old), Payload::Renewal(new)) => {
+                    let dropped = old.leases.iter().filter(|told| !new.leases.iter().any(|other| other.lease == told.lease));
+                    dropped.for_each(|told| self.look_again(now, &told.lease.action));
+                }
+                (Payload::HandBack(old), Payload::HandBack(new)) => {
+                    let dropped = old.leases.iter().filter(|told| !new.leases.contains(told));
+                    dropped.for_each(|told| self.look_again(now, &told.lease.action));
+                }
                 _ => {}
             }
         }
@@ -163,44 +183,61 @@ impl Engine {
             Payload::Cancel(cancel) => self.refresh_batch(now, cancel.batch),
             Payload::Retry(retry) => {
                 for action in retry.actions.iter() {
-                    self.settle(now, *action);
+                    self.settle_named(now, action);
                 }
             }
             Payload::Claim(claim) => {
-                if let Some(operator) = self.members.operator_of(&NodeId(record.author_key())) {
+                if let Some(operator) = self.speaker(record) {
                     self.event(Event::Claimed { lease: claim.lease, operator });
                 }
-                self.settle(now, claim.lease.action);
+                self.look_again(now, &claim.lease.action);
             }
             Payload::Renewal(renewal) => {
                 for progress in renewal.leases.iter() {
-                    self.look_again(now, progress.lease.action);
+                    self.look_again(now, &progress.lease.action);
                 }
             }
             Payload::HandBack(back) => {
                 for told in back.leases.iter() {
-                    self.settle(now, told.lease.action);
+                    self.look_again(now, &told.lease.action);
                 }
             }
             Payload::Commitment(commitment) => {
-                if let Some(operator) = self.members.operator_of(&NodeId(record.author_key())) {
+                if let Some(operator) = self.speaker(record) {
                     self.event(Event::Committed { lease: commitment.lease, operator });
                 }
-                self.settle(now, commitment.lease.action);
+                self.settle_named(now, &commitment.lease.action);
             }
             Payload::Reveal(reveal) => {
-                if let Some(operator) = self.members.operator_of(&NodeId(record.author_key())) {
+                if let Some(operator) = self.speaker(record) {
                     self.event(Event::Revealed { lease: reveal.lease, operator, outcome: reveal.outcome.clone() });
+                    if let Some(action) = self.board.action(&reveal.lease.action) {
+                        self.learn_duration(action, reveal.particulars.wall_ms);
+                    }
                 }
-                self.settle(now, reveal.lease.action);
+                self.settle_named(now, &reveal.lease.action);
             }
             Payload::OperatorCertificate(_) | Payload::NodeCertificate(_) | Payload::Invitation(_) => {
-                if self.members.insert(record) {
+                let own = self.operator();
+                let changed = match self.members.learn(record) {
+                    Learnt::Known | Learnt::Nothing => false,
+                    Learnt::Node(node) => self.meet_again(Some(node)),
+                    Learnt::Memberships => self.meet_again(None),
+                };
+                if changed {
                     self.standing_changed(now);
+                } else if own != self.operator() {
+                    self.presence_changed(now);
+                    self.arm_earlier(Timer::Seek, now);
                 }
             }
             Payload::Presence(_) | Payload::Have(_) | Payload::JoinRequest(_) | Payload::Metadata(_) => {}
         }
+    }
+
+    /// The operator who answers for a record's author.
+    fn speaker(&self, record: &SharedRecord) -> Option<OperatorId> {
+        self.voice(self.board.author(&record.author_key())?).operator
     }
 
     /// Everything that is not a record of somebody else.
@@ -214,6 +251,7 @@ impl Engine {
             }
             Input::HandBackAll => self.hand_back_all(now, "the owner wants the machine back"),
             Input::Fetched { want, bytes } => self.fetched(now, want, &bytes),
+            Input::Graph(batch, graph) => self.share_graph(now, batch, graph),
             Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(lease, log_bytes, cpu_ms),
             Input::Finished { lease, outcome, again, particulars } => self.finish(now, lease, (outcome, again), particulars),
             Input::Author(payload, lifetime) => {
@@ -238,9 +276,14 @@ impl Engine {
         while let Some((at, timer)) = self.timeline.first().copied()
             && at <= now
         {
-            self.disarm(timer);
+            if !matches!(timer, Timer::Action(_)) {
+                self.disarm(timer);
+            }
             match timer {
-                Timer::Action(action) => self.settle(now, action),
+                Timer::Action(action) => {
+                    self.timeline.remove(&(at, timer));
+                    self.wake(now, action);
+                }
                 Timer::Seek => self.seek_work(now),
                 Timer::Renew => self.renew(now),
                 Timer::Presence => self.announce_presence(now),
@@ -253,7 +296,12 @@ impl Engine {
     fn expire(&mut self, now: Timestamp) {
         let gone = self.board.expire(now);
         for record in &gone {
-            self.members.remove(record);
+            if record.kind().by_operator() {
+                self.members.remove(record);
+                if self.meet_again(None) {
+                    self.standing_changed(now);
+                }
+            }
             if record.kind() == Kind::Batch {
                 self.forget_batch(now, BatchId::from(record.id()));
             }

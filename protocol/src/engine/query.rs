@@ -35,6 +35,8 @@ pub enum JobState {
     PlatformDependent,
     /// The quorum agrees that it fails, it is not deterministic, or something that it needs failed.
     Failed,
+    /// A newer batch of the same name took its place before it was begun.
+    Superseded,
     /// The batch was cancelled or can't be built.
     Withdrawn,
 }
@@ -50,6 +52,7 @@ impl std::fmt::Display for JobState {
             Self::Disputed => "disputed",
             Self::PlatformDependent => "platform-dependent",
             Self::Failed => "failed",
+            Self::Superseded => "superseded",
             Self::Withdrawn => "withdrawn",
         })
     }
@@ -210,23 +213,23 @@ impl Engine {
         let state = self.batches.get(id)?;
         let graph = state.graph.as_ref()?;
         let job = graph.job(index)?;
-        let binding = state.bindings.get(index.0 as usize)?.clone();
+        let binding = *state.bindings.get(index.0 as usize)?;
         let (job_state, why) = self.job_state(id, index);
-        let action = binding.as_ref().map(|binding| binding.action);
+        let action = binding.action().map(|action| self.board.action_id(action));
         Some(JobView {
             batch: *id,
             index,
             label: job.label(),
-            version: job.version.clone(),
+            version: job.version,
             action,
-            generation: binding.map_or(0, |binding| binding.generation),
+            generation: binding.generation,
             state: job_state,
             why,
-            verdict: action.and_then(|action| self.verdict_of(id, &action).cloned()),
-            needs: job.needs.iter().filter_map(|need| Some(graph.job(need.job)?.label())).collect(),
+            verdict: action.and_then(|action| self.verdict_of(id, &action)),
+            needs: graph.needs(index).map(|need| graph.label(need)).collect(),
             slots: action.map_or_else(Vec::new, |action| self.slot_views(&action)),
             attestations: action.map_or_else(Vec::new, |action| self.attestation_views(&action)),
-            targets: job.targets.clone(),
+            targets: job.targets,
         })
     }
 
@@ -238,13 +241,13 @@ impl Engine {
         let mut seen = BTreeSet::from([index]);
         let mut waiting = vec![index];
         while let Some(above) = waiting.pop() {
-            for need in graph.job(above).into_iter().flat_map(|job| &job.needs) {
-                let (state, _) = self.job_state(id, need.job);
+            for need in graph.needs(above) {
+                let (state, _) = self.job_state(id, need);
                 if state != JobState::CrossVerified {
-                    return Some((graph.job(need.job).map_or_else(String::new, crate::graph::Job::label), state));
+                    return Some((graph.label(need), state));
                 }
-                if seen.insert(need.job) {
-                    waiting.push(need.job);
+                if seen.insert(need) {
+                    waiting.push(need);
                 }
             }
         }
@@ -253,16 +256,16 @@ impl Engine {
 
     /// The jobs that stand for an action.
     pub fn jobs_of(&self, action: &ActionId) -> Vec<(BatchId, JobIndex)> {
-        self.actions.get(action).map_or_else(Vec::new, |state| state.jobs.iter().copied().collect())
+        self.state_of(action).map_or_else(Vec::new, |state| state.jobs.clone())
     }
 
-    /// The action of that id, if a job stands for it.
-    pub fn action(&self, id: &ActionId) -> Option<&std::sync::Arc<crate::action::Action>> {
-        self.actions.get(id).map(|state| &state.action)
+    /// The action of that id, if a job stands for it and none of its inputs is in doubt; made anew from its graph.
+    pub fn action(&self, id: &ActionId) -> Option<crate::action::Action> {
+        self.action_at(self.board.action(id)?)
     }
 
     /// The graph of a batch, once it is fetched.
-    pub fn graph(&self, id: &BatchId) -> Option<&std::sync::Arc<crate::graph::Graph>> {
+    pub fn graph(&self, id: &BatchId) -> Option<&std::sync::Arc<crate::graph::Packed>> {
         self.batches.get(id)?.graph.as_ref()
     }
 
@@ -281,16 +284,16 @@ impl Engine {
     }
 
     fn slot_views(&self, action: &ActionId) -> Vec<SlotView> {
-        let Some(state) = self.actions.get(action) else { return Vec::new() };
-        let view = |(slot, state): (&SlotNo, &SlotState)| {
+        let Some(place) = self.board.action(action) else { return Vec::new() };
+        let view = |(slot, state): (SlotNo, SlotState)| {
             let tenure = state.tenure();
-            let (name, epoch) = match state {
+            let (name, epoch) = match &state {
                 SlotState::Open { epoch, .. } => ("open", *epoch),
                 SlotState::Held(tenure) => ("held", tenure.epoch),
                 SlotState::Closed(tenure) => ("closed", tenure.epoch),
             };
             SlotView {
-                slot: *slot,
+                slot,
                 arbiter: slot.is_arbiter(),
                 state: name.into(),
                 epoch,
@@ -299,7 +302,7 @@ impl Engine {
                 until: tenure.map(|tenure| tenure.until),
             }
         };
-        state.slots.iter().map(view).collect()
+        self.slots_of(place).into_iter().map(view).collect()
     }
 
     fn attestation_views(&self, action: &ActionId) -> Vec<AttestationView> {
@@ -329,19 +332,31 @@ impl Engine {
         let Some(state) = self.batches.get(id) else {
             return (JobState::Waiting, "the batch is not known here".into());
         };
-        let binding = state.bindings.get(index.0 as usize).and_then(Option::as_ref);
-        let verdict = binding.and_then(|binding| self.verdict_of(id, &binding.action));
-        let settled = verdict.filter(|verdict| verdict.is_final());
-        if let (None, Some(halted)) = (settled, self.halted(id)) {
+        let bound = state.bindings.get(index.0 as usize).and_then(|binding| binding.action());
+        let action_id = bound.map(|action| self.board.action_id(action));
+        let verdict = action_id.and_then(|action| self.verdict_of(id, &action));
+        let verdict = verdict.as_ref();
+        let settled = verdict.is_some_and(Verdict::is_final);
+        if let (false, Some(halted)) = (settled, self.halted(id)) {
             let halt = if state.halt.is_some() { JobState::Withdrawn } else { JobState::Waiting };
             return (halt, halted);
         }
-        let Some(binding) = binding else { return self.why_unbound(id, index) };
-        let Some(action) = self.actions.get(&binding.action) else {
+        let superseded = state.superseded_by.map(|by| format!("batch {} took its place before it was begun", by.short()));
+        let (Some(place), Some(action_id)) = (bound, action_id) else {
+            let unbound = self.why_unbound(id, index);
+            return match superseded.filter(|_| unbound.0 == JobState::Waiting) {
+                Some(why) => (JobState::Superseded, why),
+                None => unbound,
+            };
+        };
+        let Some(action) = self.state(place) else {
             return (JobState::Waiting, "its action is being forgotten".into());
         };
-        let held: Vec<&SlotState> = action.slots.values().filter(|slot| matches!(slot, SlotState::Held(_))).collect();
-        let open = action.slots.values().filter(|slot| matches!(slot, SlotState::Open { .. })).count();
+        let held = action.slots.iter().filter(|(_, slot)| matches!(slot, SlotState::Held(_))).count();
+        let open = action.slots.iter().filter(|(_, slot)| matches!(slot, SlotState::Open { .. })).count();
+        if let Some(why) = superseded.filter(|_| !settled && action.slots.is_empty()) {
+            return (JobState::Superseded, why);
+        }
         let quorum = self.policy_of(id).map_or(1, |policy| policy.quorum);
         match verdict.map_or(VerdictState::Unattested, |verdict| verdict.state) {
             VerdictState::CrossVerified => {
@@ -368,29 +383,29 @@ impl Engine {
             }
             VerdictState::Candidate => {
                 let have = verdict.map_or(0, |verdict| verdict.agreeing.len());
-                let next = self.why_next(&binding.action, held.len(), open);
+                let next = self.why_next(&action_id, held, open);
                 (JobState::Candidate, format!("{have} of {quorum} operators agree; {next}"))
             }
-            VerdictState::Unattested if !held.is_empty() => (JobState::Building, self.why_next(&binding.action, held.len(), open)),
+            VerdictState::Unattested if held > 0 => (JobState::Building, self.why_next(&action_id, held, open)),
             VerdictState::Unattested => {
-                let committed = self.demand(&binding.action).map_or(0, |demand| self.committers(&binding.action, &demand).len());
+                let committed = self.demand(place).map_or(0, |demand| self.committers(place, &demand).len());
                 if committed > 0 {
                     let why = format!("{committed} of {quorum} operators have committed to a result");
                     return (JobState::Building, why);
                 }
-                (JobState::Ready, self.why_next(&binding.action, 0, open))
+                (JobState::Ready, self.why_next(&action_id, 0, open))
             }
         }
     }
 
     fn why_unbound(&self, id: &BatchId, index: JobIndex) -> (JobState, String) {
-        let Some(job) = self.graph(id).and_then(|graph| graph.job(index)) else {
+        let Some(graph) = self.graph(id).filter(|graph| graph.facts(index).is_some()) else {
             return (JobState::Waiting, "the batch has no such job".into());
         };
         let mut waits = Vec::new();
-        for need in &job.needs {
-            let label = self.graph(id).and_then(|graph| graph.job(need.job)).map_or_else(String::new, |job| job.label());
-            match self.job_state(id, need.job) {
+        for need in graph.needs(index) {
+            let label = graph.label(need);
+            match self.job_state(id, need) {
                 (JobState::Failed, _) => return (JobState::Failed, format!("{label}, which it needs, failed")),
                 (JobState::CrossVerified, _) => {}
                 (state, _) => waits.push(format!("{label} ({state})")),
@@ -411,11 +426,11 @@ impl Engine {
         if held > 0 {
             return format!("{held} building, {open} slots open");
         }
-        let Some(demand) = self.demand(action) else { return "nothing wants it any more".into() };
+        let place = self.board.action(action);
+        let Some(demand) = place.and_then(|place| self.demand(place)) else { return "nothing wants it any more".into() };
         let fit = |presence: &crate::record::payload::Presence| {
-            self.actions.get(action).is_some_and(|state| {
-                presence.cores >= state.action.cores
-                    && crate::platform::Facts::of_presence(presence).unmet(&state.action.environment).is_none()
+            demand.facts().is_some_and(|facts| {
+                presence.cores >= facts.cores && crate::platform::Facts::of_presence(presence).unmet(&facts.environment).is_none()
             })
         };
         let able: Vec<NodeId> = self
@@ -425,12 +440,12 @@ impl Engine {
                 fit(presence)
                     && presence.accepting
                     && !presence.arbiter_only
-                    && self.members.operator_of(node).is_some_and(|operator| demand.admits(&self.members, &operator))
+                    && self.board.author(&node.0).is_some_and(|author| demand.admits(&self.voice(author)))
             })
             .map(|(node, ..)| node)
             .collect();
         if able.is_empty() {
-            let here = self.unfit(action, &demand).map_or_else(String::new, |unfit| format!("; here: {unfit}"));
+            let here = self.unfit(&demand).map_or_else(String::new, |unfit| format!("; here: {unfit}"));
             return format!("no builder that is present can take it{here}");
         }
         format!("{open} slots open; {} builders could take it when they are free", able.len())

@@ -93,7 +93,7 @@ impl Net {
             again: Again::Equal,
         };
         for n in 0..count {
-            let payload = Payload::NodeCertificate(NodeCertificate::new(&node_key(n), &NETWORK, &operator_key(n).operator()));
+            let payload = Payload::NodeCertificate(NodeCertificate::new(&node_key(n), &NETWORK, &operator_key(n).operator()).into());
             let certificate = Record::author(&operator_key(n), NETWORK, 1, START, Timestamp::MAX, payload).unwrap();
             for engine in &mut net.engines {
                 engine.receive(START, &certificate);
@@ -121,7 +121,7 @@ impl Net {
             url: BoundedString::default(),
             labels: BoundedVec::new(),
         };
-        self.engines[0].handle(self.now, Input::Author(Payload::Batch(batch), DAY));
+        self.engines[0].handle(self.now, Input::Author(Payload::Batch(batch.into()), DAY));
         let id = self.engines[0].board.of_kind(Kind::Batch).last().unwrap().id();
         self.deliver();
         BatchId::from(id)
@@ -375,7 +375,7 @@ fn equal_actions_of_two_batches_are_built_once() {
     let reveals = net.engines[0].board.of_kind(Kind::Reveal).count();
     let mut second = net.engines[0].batches[&first].batch().clone();
     second.nonce = [8; 32];
-    net.engines[0].handle(net.now, Input::Author(Payload::Batch(second), DAY));
+    net.engines[0].handle(net.now, Input::Author(Payload::Batch(second.into()), DAY));
     net.work();
     assert_eq!(net.engines[0].batches.len(), 2);
     assert!(net.engines[0].batches.keys().all(|id| net.engines[0].batch_result(id) == Some(true)));
@@ -388,7 +388,7 @@ fn batch_of_somebody_who_may_not_submit_is_not_built() {
     let stranger = SecretKey::from_seed(&[77; 32]);
     let bytes = net.graph.to_bytes();
     let batch = Batch { graph: BlobHash::of(&bytes), ..net_batch(&net) };
-    let record = Record::author(&stranger, NETWORK, 1, net.now, net.now + DAY, Payload::Batch(batch)).unwrap();
+    let record = Record::author(&stranger, NETWORK, 1, net.now, net.now + DAY, Payload::Batch(batch.into())).unwrap();
     let id = BatchId::from(record.id());
     for engine in &mut net.engines {
         engine.receive(net.now, &record);
@@ -452,7 +452,8 @@ fn conclusions(engine: &Engine) -> String {
         .flat_map(|batch| engine.jobs(batch))
         .map(|job| (job.label, job.action, job.state, job.verdict, job.attestations.len()))
         .collect();
-    let slots: Vec<_> = engine.actions.values().map(|action| format!("{:?}", action.slots)).collect();
+    let slots: std::collections::BTreeMap<_, _> =
+        engine.bound_actions().into_iter().map(|place| (engine.board.action_id(place), format!("{:?}", engine.slots_of(place)))).collect();
     format!("{:?} {jobs:?} {slots:?}", engine.items().collect::<Vec<_>>())
 }
 

@@ -1,22 +1,23 @@
 //! This node's own part: it claims leases, keeps them, commits to results and reveals them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::rand_core::Rng as _;
 
 use crate::bounded::{BoundedString, BoundedVec};
-use crate::graph::JobIndex;
 use crate::id::{ActionId, BatchId, NodeId, OperatorId};
 use crate::outcome::{FailureClass, Outcome, Particulars};
 use crate::platform::Facts;
 use crate::record::payload::{
-    Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Priority, Renewal,
-    Reveal, SlotNo,
+    Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal,
+    SlotNo,
 };
 use crate::record::{Kind, Payload, SharedRecord};
+use crate::table::Place;
 use crate::time::Timestamp;
-use crate::verdict::{Branch, Verdict};
+use crate::verdict::{Branch, Verdict, verdict};
 
 use super::Engine;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
@@ -35,21 +36,11 @@ const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
 const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
-/// How many ready jobs are looked at when capacity becomes free, ...
-const SEEK_MAX: usize = 512;
+/// How many ready jobs are looked at when capacity becomes free: all but those of enormous batches, ...
+const SEEK_MAX: usize = 16_384;
 /// ... and how many of those that this node could take are weighed against each other: so far may it leave the order of
 /// work in order to keep out of others' way.
 const CHOICE_MAX: usize = 32;
-
-/// Where a ready job stands in the order of work: by priority, then by age, then by its place in the graph.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ReadyKey {
-    pub priority: Priority,
-    pub issued: Timestamp,
-    pub batch: BatchId,
-    pub job: JobIndex,
-    pub action: ActionId,
-}
 
 /// A lease of this node.
 #[derive(Debug, Clone)]
@@ -116,6 +107,11 @@ impl Desk {
         }
     }
 
+    /// Until when this node leaves an action alone.
+    pub fn avoided(&self, action: &ActionId) -> Option<Timestamp> {
+        self.avoid.get(action).copied()
+    }
+
     pub fn progress(&mut self, lease: LeaseRef, log_bytes: u64, cpu_ms: u64) {
         if let Some(own) = self.leases.get_mut(&lease) {
             own.log_bytes = log_bytes;
@@ -168,12 +164,12 @@ impl Engine {
         if !self.may_take() {
             return;
         }
-        let mut seen = BTreeSet::new();
-        let next: Vec<ActionId> = self.ready.iter().map(|key| key.action).filter(|action| seen.insert(*action)).take(SEEK_MAX).collect();
+        self.desk.avoid.retain(|_, until| *until > now);
+        let next = self.queue.in_order(SEEK_MAX);
         let mut again: Option<Timestamp> = None;
         let mut choices = 0;
         for action in next {
-            let Some(turn) = self.turn(now, &action) else { continue };
+            let Some(turn) = self.turn(now, action) else { continue };
             choices += 1;
             if turn.at <= now {
                 self.claim(now, action, turn.slot, turn.epoch);
@@ -197,16 +193,16 @@ impl Engine {
     }
 
     /// Why this node can't take the action at all, in words; `None` where it can.
-    pub(super) fn unfit(&self, action: &ActionId, demand: &Demand) -> Option<String> {
-        let state = self.actions.get(action)?;
-        if let Some(unmet) = self.config.facts.unmet(&state.action.environment) {
+    pub(super) fn unfit(&self, demand: &Demand) -> Option<String> {
+        let facts = demand.facts()?;
+        if let Some(unmet) = self.config.facts.unmet(&facts.environment) {
             return Some(unmet);
         }
-        if let Some(missing) = state.action.environment.programs.iter().find(|program| !self.config.programs.contains(*program)) {
+        if let Some(missing) = facts.environment.programs.iter().find(|program| !self.config.programs.contains(*program)) {
             return Some(format!("wants the program {missing}, which this machine does not have"));
         }
-        if state.action.cores > self.config.lend.cores {
-            return Some(format!("wants {} cores, {} are lent", state.action.cores, self.config.lend.cores));
+        if facts.cores > self.config.lend.cores {
+            return Some(format!("wants {} cores, {} are lent", facts.cores, self.config.lend.cores));
         }
         if demand.limits.memory > self.config.lend.memory {
             let (want, lent) = (demand.limits.memory >> 20, self.config.lend.memory >> 20);
@@ -215,33 +211,38 @@ impl Engine {
         None
     }
 
-    /// Claims a slot of the action if it is this node's turn, or sees to it that it looks for work when it is.
-    pub(super) fn consider(&mut self, now: Timestamp, action: ActionId) {
-        let Some(turn) = self.turn(now, &action) else { return };
-        if now < turn.at {
-            self.arm_earlier(Timer::Seek, turn.at);
-            return;
+    /// Sees to it that this node looks for work when its turn to claim a slot of the action comes. Not at once: more may
+    /// become ready at this moment, and the best of it goes first.
+    pub(super) fn consider(&mut self, now: Timestamp, action: Place) {
+        if let Some(turn) = self.turn(now, action) {
+            self.arm_earlier(Timer::Seek, turn.at.max(now));
         }
-        self.claim(now, action, turn.slot, turn.epoch);
     }
 
     /// The slot that is this node's to claim, and when; `None` where there is none.
-    fn turn(&self, now: Timestamp, action: &ActionId) -> Option<Turn> {
-        if !self.may_take() || self.desk.avoid.get(action).is_some_and(|until| now < *until) {
+    fn turn(&self, now: Timestamp, place: Place) -> Option<Turn> {
+        if !self.may_take() {
+            return None;
+        }
+        let state = self.state(place)?;
+        if !state.slots.iter().any(|(_, slot)| matches!(slot, SlotState::Open { .. })) {
+            return None;
+        }
+        let action = &self.board.action_id(place);
+        if self.desk.avoided(action).is_some_and(|until| now < until) {
             return None;
         }
         let me = self.operator()?;
-        let demand = self.demand(action)?;
-        let state = self.actions.get(action)?;
-        let fits = state.action.cores <= self.desk.free.cores && demand.limits.memory <= self.desk.free.memory;
-        if !fits || self.unfit(action, &demand).is_some() {
+        let demand = self.demand(place)?;
+        let fits = demand.facts()?.cores <= self.desk.free.cores && demand.limits.memory <= self.desk.free.memory;
+        if !fits || self.unfit(&demand).is_some() {
             return None;
         }
-        let mine = |slot: &SlotNo, state: &SlotState| {
+        let mine = |(slot, state): &(SlotNo, SlotState)| {
             // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
             state.tenure().is_some_and(|tenure| tenure.operator == me) && !slot.is_arbiter()
         };
-        if state.slots.iter().any(|(slot, state)| mine(slot, state)) || self.desk.leases.keys().any(|lease| lease.action == *action) {
+        if state.slots.iter().any(mine) || self.desk.leases.keys().any(|lease| lease.action == *action) {
             return None;
         }
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
@@ -250,7 +251,7 @@ impl Engine {
         let mut best: Option<(usize, Turn)> = None;
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, lapsed, .. } = slot_state else { continue };
-            let rivals = self.rivals(action, *slot, &demand);
+            let rivals = self.rivals(place, *slot, &demand);
             let mut order: Vec<([u8; 32], OperatorId)> = rivals
                 .idle
                 .into_iter()
@@ -275,34 +276,38 @@ impl Engine {
             if *lapsed == Some(me) {
                 wait += self.params.lease_ttl * 2;
             }
-            let since = state.open_since.get(slot).copied().unwrap_or(now).max(self.desk.free_since);
+            let open_since = state.open_since.iter().find(|(no, _)| no == slot).map(|(_, since)| *since);
+            let since = open_since.unwrap_or(now).max(self.desk.free_since);
             best = Some((rank, Turn { slot: *slot, epoch: *epoch, at: since + wait }));
         }
         best.map(|(_, turn)| turn)
     }
 
     /// Operators that could take the slot, as far as this node knows.
-    fn rivals(&self, action: &ActionId, slot: SlotNo, demand: &Demand) -> Rivals {
+    fn rivals(&self, place: Place, slot: SlotNo, demand: &Demand) -> Rivals {
         let mut rivals = Rivals::default();
-        let Some(state) = self.actions.get(action) else { return rivals };
-        let committed = self.board.commitments(action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
+        let (Some(state), Some(facts)) = (self.state(place), demand.facts()) else { return rivals };
+        let action = self.board.action_id(place);
+        let committed = self.board.commitments(&action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
         let attested: BTreeSet<Branch> = committed.map(|operator| self.branch(&operator)).collect();
-        let held: BTreeSet<Branch> = state.slots.values().filter_map(|state| Some(self.branch(&state.tenure()?.operator))).collect();
+        let held: BTreeSet<Branch> = state.slots.iter().filter_map(|(_, state)| Some(self.branch(&state.tenure()?.operator))).collect();
+        let admitted =
+            |operator: &OperatorId| demand.policies.iter().any(|(_, policy)| crate::verdict::may_vote(&self.members, operator, policy));
         let may = |operator: &OperatorId| {
             if slot.is_arbiter() {
                 self.members.is_trusted(operator) && !attested.contains(&self.branch(operator))
             } else {
-                demand.admits(&self.members, operator) && !held.contains(&self.branch(operator))
+                admitted(operator) && !held.contains(&self.branch(operator))
             }
         };
         for (node, _, presence) in self.board.presences() {
             let able = node != self.node
                 && presence.accepting
                 && (slot.is_arbiter() || !presence.arbiter_only)
-                && presence.cores >= state.action.cores
-                && Facts::of_presence(presence).unmet(&state.action.environment).is_none();
+                && presence.cores >= facts.cores
+                && Facts::of_presence(presence).unmet(&facts.environment).is_none();
             let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
-            let idle = presence.free_cores >= state.action.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
+            let idle = presence.free_cores >= facts.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
             if idle {
                 rivals.idle.insert(operator)
             } else {
@@ -320,20 +325,22 @@ impl Engine {
         rivals
     }
 
-    fn claim(&mut self, now: Timestamp, action: ActionId, slot: SlotNo, epoch: u32) {
-        let Some(demand) = self.demand(&action) else { return };
-        let Some(state) = self.actions.get(&action) else { return };
+    fn claim(&mut self, now: Timestamp, place: Place, slot: SlotNo, epoch: u32) {
+        let (Some(demand), Some(state)) = (self.demand(place), self.state(place)) else { return };
+        let action = self.board.action_id(place);
+        let Some(whole) = self.action_at(place) else { return };
         let lease = LeaseRef { action, slot, epoch };
         let order = BuildOrder {
             lease,
-            action: state.action.clone(),
-            label: state.label.clone(),
+            needs_from: whole.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
+            action: Arc::new(whole),
+            label: state.label.to_string(),
             batch: demand.batch,
             limits: demand.limits.clone(),
             twice: slot.is_arbiter(),
             sources_from: self.submitters(&action),
-            needs_from: state.action.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
         };
+        self.queue.serve(place);
         let own = OwnLease { cores: order.action.cores, memory: demand.limits.memory, log_bytes: 0, cpu_ms: 0 };
         self.desk.free.cores = self.desk.free.cores.saturating_sub(own.cores);
         self.desk.free.memory = self.desk.free.memory.saturating_sub(own.memory);
@@ -349,7 +356,7 @@ impl Engine {
 
     /// Authors of the batches whose jobs stand for the action.
     pub fn submitters(&self, action: &ActionId) -> Vec<NodeId> {
-        let Some(state) = self.actions.get(action) else { return Vec::new() };
+        let Some(state) = self.state_of(action) else { return Vec::new() };
         let authors: BTreeSet<NodeId> =
             state.jobs.iter().filter_map(|(batch, _)| Some(NodeId(self.batches.get(batch)?.record.author_key()))).collect();
         authors.into_iter().collect()
@@ -368,12 +375,16 @@ impl Engine {
     }
 
     /// Looks after this node's leases and results of an action, after anything about it changed.
-    pub(super) fn mind_own(&mut self, now: Timestamp, action: ActionId) {
+    pub(super) fn mind_own(&mut self, now: Timestamp, place: Place, demand: Option<&Demand>) {
+        if self.desk.leases.is_empty() && self.desk.results.is_empty() {
+            return;
+        }
+        let action = self.board.action_id(place);
         let span = LeaseRef { action, slot: SlotNo(0), epoch: 0 }..=LeaseRef { action, slot: SlotNo(u16::MAX), epoch: u32::MAX };
         let leases: Vec<LeaseRef> = self.desk.leases.range(span.clone()).map(|(lease, _)| *lease).collect();
-        let wanted = self.demand(&action).is_some();
+        let wanted = demand.is_some();
         for lease in leases {
-            let held = self.actions.get(&action).and_then(|state| state.slots.get(&lease.slot));
+            let held = self.state(place).and_then(|state| state.slot(lease.slot));
             let mine = matches!(held, Some(SlotState::Held(tenure)) if tenure.node == self.node && tenure.epoch == lease.epoch);
             if !wanted {
                 self.drop_lease(now, lease, "nothing needs it any more");
@@ -387,7 +398,7 @@ impl Engine {
             return;
         }
         // A cancelled action's results stay closed unless they were enough already: nobody waits for them.
-        let enough = self.demand(&action).is_some_and(|demand| self.committers(&action, &demand).len() >= demand.quorum());
+        let enough = demand.is_some_and(|demand| self.committers(place, demand).len() >= demand.quorum());
         for lease in results {
             if lease.slot.is_arbiter() || enough {
                 self.reveal(now, lease);
@@ -468,7 +479,7 @@ impl Engine {
             self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
             self.event(Event::LeaseLost { lease, reason: "its inputs could not be fetched".into() });
             self.hand_back(now, vec![lease]);
-            self.arm_earlier(Timer::Action(lease.action), now + INPUT_BACKOFF);
+            self.look_again(now, &lease.action);
             self.seek_work(now);
             return;
         }
@@ -488,7 +499,7 @@ impl Engine {
         // Open before the record is sent: who hears of the output may ask for it at once.
         self.outputs.push_back(Output::Open(result.clone()));
         let OwnResult { lease, outcome, again, salt, particulars } = result;
-        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }), EVIDENCE_LIFETIME);
+        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }.into()), EVIDENCE_LIFETIME);
         self.outputs.push_back(Output::ForgetResult(lease));
     }
 
@@ -504,7 +515,7 @@ impl Engine {
             let commitment = result.outcome.commitment(result.again.as_ref(), &operator, &result.salt);
             self.author(now, Payload::Commitment(Commitment { lease, commitment }), EVIDENCE_LIFETIME);
         }
-        self.mind_own(now, lease.action);
+        self.look_again(now, &lease.action);
     }
 
     /// After a restart, once the records are back: leases of builds that died with the process are handed back.
@@ -555,11 +566,14 @@ impl Engine {
             return;
         }
         self.desk.announced = Some((now, presence.clone()));
-        self.author(now, Payload::Presence(presence), PRESENCE_LIFETIME);
+        self.author(now, Payload::Presence(presence.into()), PRESENCE_LIFETIME);
     }
 
-    /// The verdict of an action under the policy of a batch.
-    pub fn verdict_of(&self, batch: &BatchId, action: &ActionId) -> Option<&Verdict> {
-        self.actions.get(action)?.verdicts.get(&self.batches.get(batch)?.batch().policy)
+    /// The verdict of an action under the policy of a batch, computed anew.
+    pub fn verdict_of(&self, batch: &BatchId, action: &ActionId) -> Option<Verdict> {
+        let hash = self.batches.get(batch)?.batch().policy;
+        self.state_of(action)?.found(&hash)?;
+        let policy = self.policies.get(&hash)?;
+        Some(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy))
     }
 }

@@ -57,14 +57,18 @@ struct Envelope {
     payload: BoundedBytes<PAYLOAD_BYTES_MAX>,
 }
 
-/// A decoded record. Its signature is not checked yet: see [`Record::verify`].
+/// A decoded record. Its signature is not checked yet: see [`Record::verify`]. Its bytes are not kept: the encoding has one
+/// spelling for a value, so [`Record::bytes`] makes them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     id: RecordId,
-    envelope: Envelope,
+    network: NetworkId,
+    author: [u8; 32],
+    sequence: u64,
+    issued: Timestamp,
+    expires: Timestamp,
     payload: Payload,
     signature: Signature,
-    bytes: Arc<[u8]>,
 }
 
 /// Proof that a value's signature was checked. Only this crate can make one.
@@ -185,27 +189,30 @@ impl Record {
         expires: Timestamp,
         payload: Payload,
     ) -> Result<Self, AuthorError> {
-        let kind = payload.kind();
-        let expires = expires.min(kind.latest_expiry(issued));
-        let payload_bytes = payload.to_bytes();
-        let given = payload_bytes.len();
-        let envelope = Envelope {
-            kind: kind.code(),
+        let expires = expires.min(payload.kind().latest_expiry(issued));
+        let unsigned = Signature([0; SIGNATURE_BYTES]);
+        let author = key.public();
+        let mut record = Self { id: RecordId([0; 32]), network, author, sequence, issued, expires, payload, signature: unsigned };
+        let message = message(record.kind().code(), &record.signed_bytes()?);
+        record.id = RecordId(*blake3::hash(&message).as_bytes());
+        record.signature = key.sign(&message);
+        Ok(record)
+    }
+
+    /// What is signed, without domain, type and length.
+    fn signed_bytes(&self) -> Result<Vec<u8>, AuthorError> {
+        let payload = self.payload.to_bytes();
+        let given = payload.len();
+        Ok(codec::encode(&Envelope {
+            kind: self.kind().code(),
             version: RECORD_VERSION,
-            network,
-            author: key.public(),
-            sequence,
-            issued,
-            expires,
-            payload: BoundedBytes::try_from(payload_bytes).map_err(|_| AuthorError::TooLarge { given, limit: PAYLOAD_BYTES_MAX })?,
-        };
-        let signed = codec::encode(&envelope);
-        let message = message(envelope.kind, &signed);
-        let signature = key.sign(&message);
-        let mut bytes = signed;
-        bytes.extend_from_slice(&signature.0);
-        let id = RecordId(*blake3::hash(&message).as_bytes());
-        Ok(Self { id, envelope, payload, signature, bytes: bytes.into() })
+            network: self.network,
+            author: self.author,
+            sequence: self.sequence,
+            issued: self.issued,
+            expires: self.expires,
+            payload: BoundedBytes::try_from(payload).map_err(|_| AuthorError::TooLarge { given, limit: PAYLOAD_BYTES_MAX })?,
+        }))
     }
 
     /// Decodes a record.
@@ -213,6 +220,11 @@ impl Record {
     /// # Errors
     /// [`RecordError`], all but its signature.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        Self::read(bytes).map(|(record, _)| record)
+    }
+
+    /// A record and what its author signed of it.
+    fn read(bytes: &[u8]) -> Result<(Self, Vec<u8>), RecordError> {
         if bytes.len() > RECORD_BYTES_MAX {
             return Err(RecordError::Envelope(DecodeError::TooLarge { given: bytes.len(), limit: RECORD_BYTES_MAX }));
         }
@@ -220,16 +232,19 @@ impl Record {
             return Err(RecordError::Envelope(DecodeError::Malformed("shorter than a signature".into())));
         };
         let envelope: Envelope = codec::decode(signed, RECORD_BYTES_MAX).map_err(RecordError::Envelope)?;
-        if envelope.version != RECORD_VERSION {
-            return Err(RecordError::UnknownVersion(envelope.version));
+        let Envelope { kind, version, network, author, sequence, issued, expires, payload } = envelope;
+        if version != RECORD_VERSION {
+            return Err(RecordError::UnknownVersion(version));
         }
-        let kind = Kind::from_code(envelope.kind).ok_or(RecordError::UnknownKind(envelope.kind))?;
-        if envelope.expires < envelope.issued || envelope.expires > kind.latest_expiry(envelope.issued) {
-            return Err(RecordError::Lifetime { kind, issued: envelope.issued, expires: envelope.expires });
+        let code = kind;
+        let kind = Kind::from_code(code).ok_or(RecordError::UnknownKind(code))?;
+        if expires < issued || expires > kind.latest_expiry(issued) {
+            return Err(RecordError::Lifetime { kind, issued, expires });
         }
-        let payload = Payload::from_bytes(kind, &envelope.payload).map_err(|error| RecordError::Payload { kind, error })?;
-        let id = RecordId(*blake3::hash(&message(envelope.kind, signed)).as_bytes());
-        Ok(Self { id, envelope, payload, signature: Signature(*signature), bytes: bytes.into() })
+        let payload = Payload::from_bytes(kind, &payload).map_err(|error| RecordError::Payload { kind, error })?;
+        let message = message(code, signed);
+        let id = RecordId(*blake3::hash(&message).as_bytes());
+        Ok((Self { id, network, author, sequence, issued, expires, payload, signature: Signature(*signature) }, message))
     }
 
     /// Checks that the record is of `network`, that its author signed it, and that whom it claims agreed to that.
@@ -237,11 +252,16 @@ impl Record {
     /// # Errors
     /// [`RecordError::ForeignNetwork`], [`RecordError::Signature`] or [`RecordError::Unauthorised`].
     pub fn verify(self, network: NetworkId) -> Result<SharedRecord, RecordError> {
-        if self.envelope.network != network {
-            return Err(RecordError::ForeignNetwork { found: self.envelope.network, wanted: network });
+        // Whatever was decoded fits.
+        let message = self.signed_bytes().map_or_else(|_| Vec::new(), |signed| message(self.kind().code(), &signed));
+        self.verify_message(network, &message)
+    }
+
+    fn verify_message(self, network: NetworkId, message: &[u8]) -> Result<SharedRecord, RecordError> {
+        if self.network != network {
+            return Err(RecordError::ForeignNetwork { found: self.network, wanted: network });
         }
-        let signed = &self.bytes[..self.bytes.len() - SIGNATURE_BYTES];
-        keys::verify(&self.envelope.author, &message(self.envelope.kind, signed), &self.signature)?;
+        keys::verify(&self.author, message, &self.signature)?;
         self.check_consent()?;
         Ok(Arc::new(Verified(self)))
     }
@@ -256,7 +276,7 @@ impl Record {
     /// threads that check signatures.
     fn check_consent(&self) -> Result<(), NoConsent> {
         let Payload::NodeCertificate(certificate) = &self.payload else { return Ok(()) };
-        let (network, operator) = (self.envelope.network, OperatorId(self.envelope.author));
+        let (network, operator) = (self.network, OperatorId(self.author));
         let checked = certificate.check_consent(&network, &operator);
         checked.map_err(|_| NoConsent { operator, node: certificate.node, network })
     }
@@ -266,36 +286,41 @@ impl Record {
     /// # Errors
     /// [`RecordError`].
     pub fn open(bytes: &[u8], network: NetworkId) -> Result<SharedRecord, RecordError> {
-        Self::decode(bytes)?.verify(network)
+        let (record, message) = Self::read(bytes)?;
+        record.verify_message(network, &message)
     }
 
     /// BLAKE3 of what is signed.
     pub const fn id(&self) -> RecordId {
         self.id
     }
+    /// The bytes of its id, where they are.
+    pub(crate) const fn id_bytes(&self) -> &[u8; 32] {
+        &self.id.0
+    }
     /// The author's public key: a node's for board and evidence, an operator's for standing records.
     pub const fn author_key(&self) -> [u8; 32] {
-        self.envelope.author
+        self.author
     }
     /// The author's count of its own records; only picks the latest of those types of which only the latest counts.
     pub const fn sequence(&self) -> u64 {
-        self.envelope.sequence
+        self.sequence
     }
     /// When its author says that it was made.
     pub const fn issued(&self) -> Timestamp {
-        self.envelope.issued
+        self.issued
     }
     /// The end of its effect.
     pub const fn expires(&self) -> Timestamp {
-        self.envelope.expires
+        self.expires
     }
     /// When it may be forgotten: the end of its effect plus [`EXPIRY_GRACE`].
     pub fn forget_at(&self) -> Timestamp {
-        self.envelope.expires + EXPIRY_GRACE
+        self.expires + EXPIRY_GRACE
     }
     /// Its network.
     pub const fn network(&self) -> NetworkId {
-        self.envelope.network
+        self.network
     }
     /// What it says.
     pub const fn payload(&self) -> &Payload {
@@ -305,9 +330,12 @@ impl Record {
     pub const fn kind(&self) -> Kind {
         self.payload.kind()
     }
-    /// The bytes as received, signature included.
-    pub const fn bytes(&self) -> &Arc<[u8]> {
-        &self.bytes
+    /// The bytes as received, signature included; made anew at every call.
+    pub fn bytes(&self) -> Vec<u8> {
+        // Neither `sign` nor `read` makes a record that does not fit.
+        let mut bytes = self.signed_bytes().unwrap_or_default();
+        bytes.extend_from_slice(&self.signature.0);
+        bytes
     }
 }
 
@@ -324,9 +352,9 @@ fn message(kind: u16, signed: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 impl Record {
     /// The bytes of a record that [`Record::author`] would not make: what somebody without scruples sends.
-    pub(crate) fn forge(key: &SecretKey, network: NetworkId, issued: Timestamp, payload: Payload) -> Arc<[u8]> {
+    pub(crate) fn forge(key: &SecretKey, network: NetworkId, issued: Timestamp, payload: Payload) -> Vec<u8> {
         let expires = payload.kind().latest_expiry(issued);
-        Self::sign(key, network, 1, issued, expires, payload).map_or_else(|_| Arc::default(), |record| record.bytes)
+        Self::sign(key, network, 1, issued, expires, payload).map_or_else(|_| Vec::new(), |record| record.bytes())
     }
 }
 

@@ -310,7 +310,7 @@ pub fn consent_message(network: &NetworkId, operator: &OperatorId) -> Vec<u8> {
 }
 
 macro_rules! payloads {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $life:ident, $lifetime:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident($said:ty) = $code:literal, $life:ident, $lifetime:expr;)*) => {
         /// The types of records. Codes are for ever.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind { $($(#[$doc])* $name,)* }
@@ -336,9 +336,9 @@ macro_rules! payloads {
             }
         }
 
-        /// What a record says.
+        /// What a record says. What is large and rare is boxed: a node keeps a hundred thousand of the small ones.
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub enum Payload { $($(#[$doc])* $name($name),)* }
+        pub enum Payload { $($(#[$doc])* $name($said),)* }
 
         impl Payload {
             /// Its type.
@@ -371,35 +371,35 @@ const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 3600);
 
 payloads! {
     /// See [`Batch`].
-    Batch = 1, Board, Duration::from_secs(30 * 24 * 3600);
+    Batch(Box<Batch>) = 1, Board, Duration::from_secs(30 * 24 * 3600);
     /// See [`Cancel`]. Lives longer than what it ends.
-    Cancel = 2, Board, Duration::from_secs(31 * 24 * 3600);
+    Cancel(Cancel) = 2, Board, Duration::from_secs(31 * 24 * 3600);
     /// See [`Retry`].
-    Retry = 3, Board, Duration::from_secs(31 * 24 * 3600);
+    Retry(Retry) = 3, Board, Duration::from_secs(31 * 24 * 3600);
     /// See [`Claim`].
-    Claim = 4, Board, CLAIM_LIFETIME;
+    Claim(Claim) = 4, Board, CLAIM_LIFETIME;
     /// See [`Renewal`].
-    Renewal = 5, Board, HOUR;
+    Renewal(Renewal) = 5, Board, HOUR;
     /// See [`HandBack`].
-    HandBack = 6, Board, CLAIM_LIFETIME;
+    HandBack(HandBack) = 6, Board, CLAIM_LIFETIME;
     /// See [`Presence`].
-    Presence = 7, Board, HOUR;
+    Presence(Box<Presence>) = 7, Board, HOUR;
     /// See [`Have`].
-    Have = 8, Board, DAY;
+    Have(Have) = 8, Board, DAY;
     /// See [`Commitment`].
-    Commitment = 16, Evidence, FOREVER;
+    Commitment(Commitment) = 16, Evidence, FOREVER;
     /// See [`Reveal`].
-    Reveal = 17, Evidence, FOREVER;
+    Reveal(Box<Reveal>) = 17, Evidence, FOREVER;
     /// See [`OperatorCertificate`].
-    OperatorCertificate = 32, Standing, FOREVER;
+    OperatorCertificate(Box<OperatorCertificate>) = 32, Standing, FOREVER;
     /// See [`NodeCertificate`].
-    NodeCertificate = 33, Standing, FOREVER;
+    NodeCertificate(Box<NodeCertificate>) = 33, Standing, FOREVER;
     /// See [`Invitation`].
-    Invitation = 34, Standing, FOREVER;
+    Invitation(Invitation) = 34, Standing, FOREVER;
     /// See [`JoinRequest`].
-    JoinRequest = 35, Standing, FOREVER;
+    JoinRequest(JoinRequest) = 35, Standing, FOREVER;
     /// See [`Metadata`].
-    Metadata = 48, Standing, FOREVER;
+    Metadata(Metadata) = 48, Standing, FOREVER;
 }
 
 impl Kind {

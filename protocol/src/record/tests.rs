@@ -20,7 +20,7 @@ fn record() -> SharedRecord {
 #[test]
 fn record_survives_the_wire() {
     let made = record();
-    let opened = Record::open(made.bytes(), NETWORK).unwrap();
+    let opened = Record::open(&made.bytes(), NETWORK).unwrap();
     assert_eq!(opened, made);
     assert_eq!(opened.payload(), &claim());
 }
@@ -50,7 +50,7 @@ fn truncated_and_longer_records_are_refused() {
 
 #[test]
 fn record_of_a_foreign_network_is_refused() {
-    let error = Record::open(record().bytes(), NetworkId([5; 32])).unwrap_err();
+    let error = Record::open(&record().bytes(), NetworkId([5; 32])).unwrap_err();
     assert!(matches!(error, RecordError::ForeignNetwork { .. }));
 }
 
@@ -88,13 +88,13 @@ fn evidence_records_stay_small() {
         class: crate::outcome::FailureClass::Build,
         stage: crate::bounded::BoundedString::cut(&"t".repeat(999)),
     };
-    let reveal = Payload::Reveal(Reveal { lease, again: Some(outcome.clone()), outcome, salt: [0; 32], particulars });
+    let reveal = Payload::Reveal(Reveal { lease, again: Some(outcome.clone()), outcome, salt: [0; 32], particulars }.into());
     let record = Record::author(&key, NETWORK, 1, Timestamp(1000), Timestamp::MAX, reveal).unwrap();
     assert!(record.bytes().len() <= 1536, "{}", record.bytes().len());
 }
 
 fn certificate(certificate: NodeCertificate) -> Payload {
-    Payload::NodeCertificate(certificate)
+    Payload::NodeCertificate(certificate.into())
 }
 
 /// Nobody can claim a node that did not agree to that: not with no consent, another node's, one for another network, or
@@ -123,7 +123,7 @@ fn certificate_without_its_nodes_consent_is_refused() {
         assert_eq!(made, Err(AuthorError::NoConsent(expected)));
     }
     let made = Record::author(&operator, NETWORK, 1, Timestamp(1000), Timestamp::MAX, certificate(good.clone())).unwrap();
-    assert_eq!(Record::open(made.bytes(), NETWORK), Ok(made));
+    assert_eq!(Record::open(&made.bytes(), NETWORK), Ok(made));
     // Whoever copies the good one under a key of their own has another operator's consent.
     let copied = Record::forge(&other, NETWORK, Timestamp(1000), certificate(good));
     assert!(matches!(Record::open(&copied, NETWORK), Err(RecordError::Unauthorised(_))));

@@ -48,6 +48,19 @@ struct Invited {
     until: Timestamp,
 }
 
+/// What a record changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learnt {
+    /// It was known already, or says nothing of members.
+    Known,
+    /// It is new, and nobody's standing follows from it.
+    Nothing,
+    /// For whom that node works may be another now.
+    Node(NodeId),
+    /// Somebody's membership is another now.
+    Memberships,
+}
+
 /// Which node works for whom, and which operators are independent.
 #[derive(Debug, Clone, Default)]
 pub struct Members {
@@ -81,11 +94,23 @@ impl Members {
 
     /// Adds a record; those of other types are passed over. Returns whether it was new.
     pub fn insert(&mut self, record: &SharedRecord) -> bool {
-        let added = self.add(record);
-        if added && self.touches_branches(record) {
-            self.recompute();
+        self.learn(record) != Learnt::Known
+    }
+
+    /// Adds a record, and tells what it changes.
+    pub fn learn(&mut self, record: &SharedRecord) -> Learnt {
+        if !self.add(record) {
+            return Learnt::Known;
         }
-        added
+        if self.touches_branches(record) {
+            let before = self.memberships.clone();
+            self.recompute();
+            return if self.memberships == before { Learnt::Nothing } else { Learnt::Memberships };
+        }
+        match record.payload() {
+            Payload::NodeCertificate(certificate) => Learnt::Node(certificate.node),
+            _ => Learnt::Nothing,
+        }
     }
 
     /// Adds many records, at the cost of one: for what is read from disk or comes in bulk.

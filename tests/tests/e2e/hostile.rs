@@ -168,19 +168,22 @@ impl Stranger {
     }
 
     fn batch(&self) -> Payload {
-        Payload::Batch(Batch {
-            name: "mine".try_into().unwrap(),
-            channel: "nightly".try_into().unwrap(),
-            priority: Priority::Security,
-            graph: BlobHash([1; 32]),
-            graph_length: 1000,
-            jobs: 1,
-            policy: BlobHash([2; 32]),
-            nonce: [3; 32],
-            revision: "".try_into().unwrap(),
-            url: "".try_into().unwrap(),
-            labels: Default::default(),
-        })
+        Payload::Batch(
+            Batch {
+                name: "mine".try_into().unwrap(),
+                channel: "nightly".try_into().unwrap(),
+                priority: Priority::Security,
+                graph: BlobHash([1; 32]),
+                graph_length: 1000,
+                jobs: 1,
+                policy: BlobHash([2; 32]),
+                nonce: [3; 32],
+                revision: "".try_into().unwrap(),
+                url: "".try_into().unwrap(),
+                labels: Default::default(),
+            }
+            .into(),
+        )
     }
 }
 

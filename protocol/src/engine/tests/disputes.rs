@@ -102,7 +102,7 @@ fn trusted_operator_of_a_branch_that_attested_does_not_settle_the_dispute() {
     }
     let until = Timestamp::MAX;
     let invite = |guest| Payload::Invitation(Invitation { invitee: Invitee::Operator(id(guest)), until });
-    let takes_part = || Payload::OperatorCertificate(OperatorCertificate { bearer: None });
+    let takes_part = || Payload::OperatorCertificate(OperatorCertificate { bearer: None }.into());
     for (by, says) in [(0, invite(2)), (2, invite(3)), (2, takes_part()), (3, takes_part())] {
         let record = Record::author(&operator_key(by), NETWORK, 2, net.now, until, says).unwrap();
         for engine in &mut net.engines {

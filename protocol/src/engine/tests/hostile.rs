@@ -26,7 +26,8 @@ fn commitments_of_those_who_have_no_vote_open_nothing() {
     for n in 70..73 {
         let (stranger, machine) = (operator_key(n), node_key(n));
         let certificate = NodeCertificate::new(&machine, &NETWORK, &stranger.operator());
-        let certificate = Record::author(&stranger, NETWORK, 1, net.now, Timestamp::MAX, Payload::NodeCertificate(certificate)).unwrap();
+        let certificate =
+            Record::author(&stranger, NETWORK, 1, net.now, Timestamp::MAX, Payload::NodeCertificate(certificate.into())).unwrap();
         tell(&mut net, &certificate);
         let payload = Payload::Commitment(Commitment { lease, commitment: [n; 32] });
         let commitment = Record::author(&machine, NETWORK, 1, net.now, net.now + DAY, payload).unwrap();
@@ -51,7 +52,7 @@ fn a_claim_for_a_batch_that_does_not_ask_for_the_action_is_void() {
     let stranger = operator_key(77);
     let low = (0..=255u8)
         .map(|n| {
-            let payload = Payload::Batch(Batch { nonce: [n; 32], ..net_batch(&net) });
+            let payload = Payload::Batch(Batch { nonce: [n; 32], ..net_batch(&net) }.into());
             Record::author(&stranger, NETWORK, 1, net.now, net.now + DAY, payload).unwrap()
         })
         .min_by_key(|record| record.id())
@@ -70,7 +71,7 @@ fn a_graph_that_is_too_large_is_never_asked_for() {
     let mut net = Net::new(2, Policy::small(), one_job());
     let batch = Batch { graph_length: 64 << 30, ..net_batch(&net) };
     net.engines[1].poll_output();
-    let record = Record::author(&node_key(0), NETWORK, 9, net.now, net.now + DAY, Payload::Batch(batch)).unwrap();
+    let record = Record::author(&node_key(0), NETWORK, 9, net.now, net.now + DAY, Payload::Batch(batch.into())).unwrap();
     net.engines[1].receive(net.now, &record);
     let asked = std::iter::from_fn(|| net.engines[1].poll_output()).any(|output| matches!(output, Output::Fetch { .. }));
     assert!(!asked);

@@ -25,12 +25,12 @@ fn record(by: u8, issued: u64, payload: Payload) -> SharedRecord {
 
 /// An operator's certificate, issued at 1,000.
 fn takes_part(operator: u8) -> SharedRecord {
-    record(operator, 1_000, Payload::OperatorCertificate(OperatorCertificate { bearer: None }))
+    record(operator, 1_000, Payload::OperatorCertificate(OperatorCertificate { bearer: None }.into()))
 }
 
 fn redeems(operator: u8, issued: u64, vouch: &Vouch) -> SharedRecord {
     let bearer = Some(vouch.proof(&op(operator)));
-    record(operator, issued, Payload::OperatorCertificate(OperatorCertificate { bearer }))
+    record(operator, issued, Payload::OperatorCertificate(OperatorCertificate { bearer }.into()))
 }
 
 fn invites(by: u8, guest: u8) -> SharedRecord {
@@ -44,7 +44,7 @@ fn ticket(by: u8, uses: u16) -> Vouch {
 
 fn works_for(operator: u8, issued: u64, node: u8) -> SharedRecord {
     let certificate = NodeCertificate::new(&key(node), &NETWORK, &op(operator));
-    record(operator, issued, Payload::NodeCertificate(certificate))
+    record(operator, issued, Payload::NodeCertificate(certificate.into()))
 }
 
 fn members<'a>(founders: &[u8], records: impl IntoIterator<Item = &'a SharedRecord>) -> Members {
@@ -81,10 +81,10 @@ fn whom_a_founder_invites_begins_a_branch_and_guests_share_it() {
 #[test]
 fn an_invitation_counts_once_its_guest_takes_part_in_time() {
     assert_eq!(members(&[1], &[invites(1, 2)]).branch_of(&op(2)), None);
-    let late = record(2, UNTIL.0 + 1, Payload::OperatorCertificate(OperatorCertificate { bearer: None }));
+    let late = record(2, UNTIL.0 + 1, Payload::OperatorCertificate(OperatorCertificate { bearer: None }.into()));
     assert_eq!(members(&[1], &[invites(1, 2), late.clone()]).branch_of(&op(2)), None);
     assert_eq!(members(&[1], &[invites(1, 2), late, takes_part(2)]).branch_of(&op(2)), branch(2));
-    let just = record(2, UNTIL.0, Payload::OperatorCertificate(OperatorCertificate { bearer: None }));
+    let just = record(2, UNTIL.0, Payload::OperatorCertificate(OperatorCertificate { bearer: None }.into()));
     assert_eq!(members(&[1], &[invites(1, 2), just]).branch_of(&op(2)), branch(2));
 }
 
@@ -125,12 +125,12 @@ fn a_ticket_that_is_late_forged_or_for_another_lets_nobody_in() {
     assert_eq!(with(redeems(2, 1_000, &vouch)).branch_of(&op(2)), branch(2));
     assert_eq!(with(redeems(2, UNTIL.0 + 1, &vouch)).branch_of(&op(2)), None);
     // The proof of operator 2 in the hands of operator 3.
-    let stolen = Payload::OperatorCertificate(OperatorCertificate { bearer: Some(vouch.proof(&op(2))) });
+    let stolen = Payload::OperatorCertificate(OperatorCertificate { bearer: Some(vouch.proof(&op(2))) }.into());
     assert_eq!(with(record(3, 1_000, stolen)).branch_of(&op(3)), None);
     // Another secret.
     let other = Vouch::author(&key(1), NETWORK, 1, Timestamp(500), UNTIL, 5, &[78; 32]).unwrap();
     let forged = BearerProof { invitation: vouch.invitation().id(), ..other.proof(&op(2)) };
-    let forged = Payload::OperatorCertificate(OperatorCertificate { bearer: Some(forged) });
+    let forged = Payload::OperatorCertificate(OperatorCertificate { bearer: Some(forged) }.into());
     assert_eq!(with(record(2, 1_000, forged)).branch_of(&op(2)), None);
     // A ticket of somebody who may not invite.
     let uninvited = ticket(9, 5);
@@ -181,7 +181,7 @@ fn a_node_that_did_not_consent_works_for_nobody() {
     let consent_of = |node: u8, network: NetworkId, operator: u8| NodeCertificate::new(&key(node), &network, &op(operator)).consent;
     let bad =
         [Signature([0; 64]), consent_of(51, NETWORK, rival), consent_of(node, NetworkId([9; 32]), rival), consent_of(node, NETWORK, 1)];
-    let claim = |consent| Payload::NodeCertificate(NodeCertificate { node: key(node).node(), consent });
+    let claim = |consent| Payload::NodeCertificate(NodeCertificate { node: key(node).node(), consent }.into());
     let taken: Vec<SharedRecord> = bad
         .into_iter()
         .filter_map(|consent| Record::open(&Record::forge(&key(rival), NETWORK, Timestamp(1), claim(consent)), NETWORK).ok())

@@ -89,7 +89,7 @@ impl Speakers {
             isa: BoundedString::cut("x86-64-v3"),
             features: BoundedVec::new(),
         };
-        self.say(at, false, who, Payload::Presence(presence), Duration::from_secs(900))?;
+        self.say(at, false, who, Payload::Presence(presence.into()), Duration::from_secs(900))?;
         Ok(())
     }
 
@@ -179,9 +179,9 @@ impl Traffic {
                 speakers.say(START, true, 0, Payload::Invitation(invitation), DAY * 3650)?;
             }
             let certificate = OperatorCertificate { bearer: None };
-            speakers.say(START, true, who, Payload::OperatorCertificate(certificate), DAY * 3650)?;
+            speakers.say(START, true, who, Payload::OperatorCertificate(certificate.into()), DAY * 3650)?;
             let certificate = NodeCertificate::new(&speakers.nodes[who], &NETWORK, &operator);
-            speakers.say(START, true, who, Payload::NodeCertificate(certificate), DAY * 3650)?;
+            speakers.say(START, true, who, Payload::NodeCertificate(certificate.into()), DAY * 3650)?;
             speakers.presence(START, who)?;
         }
         let mut graphs = BTreeMap::new();

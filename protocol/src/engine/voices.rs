@@ -1,0 +1,69 @@
+//! Who speaks in a record: the operator behind its author, looked up once for each author and not for each record.
+
+use crate::id::{NodeId, OperatorId};
+use crate::policy::{Policy, Voters};
+use crate::table::Place;
+use crate::verdict::Branch;
+
+use super::Engine;
+
+/// Who answers for an author.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Voice {
+    /// The operator that the author, a node, works for.
+    pub operator: Option<OperatorId>,
+    /// The operator's branch; `None` for the uninvited.
+    pub branch: Option<Branch>,
+    /// Whether the policy trusts the operator.
+    pub trusted: bool,
+}
+
+impl Voice {
+    /// Whether its results are votes under `policy`.
+    pub const fn may_vote(&self, policy: &Policy) -> bool {
+        match policy.voters {
+            Voters::Trusted => self.trusted,
+            Voters::Invited => self.branch.is_some(),
+        }
+    }
+}
+
+impl Engine {
+    /// Who answers for the author at a place.
+    pub(super) fn voice(&self, author: Place) -> Voice {
+        self.voices.get(author as usize).copied().unwrap_or_default()
+    }
+
+    fn find_voice(&self, node: &NodeId) -> Voice {
+        let Some(operator) = self.members.operator_of(node) else { return Voice::default() };
+        let branch = self.members.branch_of(&operator).map(|branch| branch.0);
+        Voice { operator: Some(operator), branch, trusted: self.members.is_trusted(&operator) }
+    }
+
+    /// Looks up who answers for authors that are new to the board.
+    pub(super) fn meet_authors(&mut self) {
+        for author in self.board.take_fresh_authors() {
+            let voice = self.find_voice(&NodeId(self.board.author_key(author)));
+            if self.voices.len() <= author as usize {
+                self.voices.resize(author as usize + 1, Voice::default());
+            }
+            self.voices[author as usize] = voice;
+        }
+    }
+
+    /// Members changed: looks up everyone anew, or only the node that the change is about. Returns whether anybody is
+    /// somebody else now.
+    pub(super) fn meet_again(&mut self, only: Option<NodeId>) -> bool {
+        let authors: Vec<Place> = match only {
+            Some(node) => self.board.author(&node.0).into_iter().collect(),
+            None => (0..self.voices.len().min(self.board.authors_len())).filter_map(|at| Place::try_from(at).ok()).collect(),
+        };
+        let mut changed = false;
+        for author in authors {
+            let voice = self.find_voice(&NodeId(self.board.author_key(author)));
+            changed |= self.voices[author as usize] != voice;
+            self.voices[author as usize] = voice;
+        }
+        changed
+    }
+}
