@@ -66,6 +66,24 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], limit: usize) -> Re
     Ok(value)
 }
 
+/// The value whose canonical form `bytes` begin with, and the length of that form.
+///
+/// # Errors
+/// [`DecodeError`] says in which way the bytes do not begin with such a form.
+pub fn decode_front<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    let (value, consumed): (T, usize) =
+        bincode::serde::borrow_decode_from_slice(bytes, config()).map_err(|e| DecodeError::Malformed(e.to_string()))?;
+    if bytes.get(..consumed) != Some(&*encode(&value)) {
+        return Err(DecodeError::NotCanonical);
+    }
+    Ok((value, consumed))
+}
+
+/// The value that [`encode`] made `bytes` of, which the caller knows.
+pub(crate) fn decode_own<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    bincode::serde::borrow_decode_from_slice(bytes, config()).ok().map(|(value, _)| value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

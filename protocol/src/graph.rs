@@ -106,6 +106,28 @@ impl Job {
         format!("{}[{}]", self.recipe, cell.join(","))
     }
 
+    /// Checks what the type does not say of the job at `index`.
+    fn check(&self, index: u32) -> Result<(), GraphError> {
+        let path = |error| GraphError::Path { job: index, error };
+        for need in &self.needs {
+            if need.job.0 >= index {
+                return Err(GraphError::Order { job: index, need: need.job.0 });
+            }
+            let place = need.at.strip_prefix('/').filter(|rest| crate::tree::check_path(rest).is_ok());
+            if place.is_none() {
+                return Err(GraphError::Place { job: index, at: need.at.clone() });
+            }
+        }
+        for source in &self.sources {
+            crate::tree::check_path(&source.at).map_err(path)?;
+        }
+        for (name, from) in &self.outputs {
+            crate::tree::check_path(name).map_err(path)?;
+            crate::tree::check_path(from).map_err(path)?;
+        }
+        Ok(())
+    }
+
     /// The action that it stands for, where `laid(need)` tells the jobs that a need lays and `output(job)` their manifests.
     fn bind(self, laid: impl Fn(&JobNeed) -> Vec<JobIndex>, output: impl Fn(JobIndex) -> Option<BlobHash>) -> Option<Action> {
         let mut needs = Vec::new();
@@ -191,23 +213,7 @@ impl Graph {
             return Err(GraphError::JobCount(self.jobs.len()));
         }
         for (index, job) in (0u32..).zip(&self.jobs) {
-            let path = |error| GraphError::Path { job: index, error };
-            for need in &job.needs {
-                if need.job.0 >= index {
-                    return Err(GraphError::Order { job: index, need: need.job.0 });
-                }
-                let place = need.at.strip_prefix('/').filter(|rest| crate::tree::check_path(rest).is_ok());
-                if place.is_none() {
-                    return Err(GraphError::Place { job: index, at: need.at.clone() });
-                }
-            }
-            for source in &job.sources {
-                crate::tree::check_path(&source.at).map_err(path)?;
-            }
-            for (name, from) in &job.outputs {
-                crate::tree::check_path(name).map_err(path)?;
-                crate::tree::check_path(from).map_err(path)?;
-            }
+            job.check(index)?;
         }
         Ok(())
     }

@@ -14,6 +14,11 @@ use crate::time::Timestamp;
 
 /// The most live records of one author. A builder writes about five a build; a flood ends here.
 pub const AUTHOR_RECORDS_MAX: usize = 100_000;
+/// The most live records of an author whom no member vouches for: enough to take part and to ask for an invitation.
+pub const STRANGER_RECORDS_MAX: usize = 256;
+/// The most live records of all such authors together. No lease and no verdict rests on any of them, so whoever makes ten
+/// thousand keys fills this and nothing else.
+pub const STRANGERS_RECORDS_MAX: usize = 16_384;
 /// The most records that wait for their time to come.
 pub const PARKED_MAX: usize = 4096;
 
@@ -29,7 +34,7 @@ pub enum Inserted {
     Known,
     /// A later one of the author is there, and only the latest counts.
     Outdated,
-    /// The author has [`AUTHOR_RECORDS_MAX`] already.
+    /// The author has as many as it may have, or strangers have.
     OverQuota,
 }
 
@@ -48,6 +53,8 @@ struct Entry {
 struct Author {
     key: [u8; 32],
     live: u32,
+    /// Whether no member vouches for it.
+    stranger: bool,
     /// Its Renewal, HandBack and Presence that count.
     latest: [Place; 3],
 }
@@ -72,6 +79,8 @@ pub struct Board {
     authors: Vec<Author>,
     free_authors: Vec<Place>,
     author_places: Table,
+    /// Live records of strangers.
+    strange: usize,
     actions: Vec<OfAction>,
     free_actions: Vec<Place>,
     action_places: Table,
@@ -131,6 +140,7 @@ impl Board {
             authors: Vec::new(),
             free_authors: Vec::new(),
             author_places: Table::new(seed),
+            strange: 0,
             actions: Vec::new(),
             free_actions: Vec::new(),
             action_places: Table::new(seed),
@@ -212,8 +222,31 @@ impl Board {
         }
     }
 
-    /// Puts `record` into the set.
+    /// Whether nobody vouched for the author at a place when it last said something.
+    pub(super) fn is_stranger(&self, author: Place) -> bool {
+        self.authors[author as usize].stranger
+    }
+
+    /// A member vouches for the author at a place now.
+    pub(super) fn vouch(&mut self, author: Place) {
+        let of = &mut self.authors[author as usize];
+        if std::mem::take(&mut of.stranger) {
+            self.strange -= of.live as usize;
+        }
+    }
+
+    fn is_over_quota(&self, author: Option<Place>, stranger: bool) -> bool {
+        let live = author.map_or(0, |author| self.authors[author as usize].live as usize);
+        live >= AUTHOR_RECORDS_MAX || stranger && (live >= STRANGER_RECORDS_MAX || self.strange >= STRANGERS_RECORDS_MAX)
+    }
+
+    /// Puts `record` into the set, as one that a member vouches for.
     pub fn insert(&mut self, record: &SharedRecord) -> Inserted {
+        self.insert_from(record, false)
+    }
+
+    /// Puts `record` into the set; within narrow bounds where no member vouches for its author.
+    pub(super) fn insert_from(&mut self, record: &SharedRecord, stranger: bool) -> Inserted {
         let (id, key, kind) = (record.id(), record.author_key(), record.kind());
         if self.place(&id).is_some() {
             return Inserted::Known;
@@ -228,16 +261,21 @@ impl Board {
             if rank(other) > rank(record) {
                 return Inserted::Outdated;
             }
-        } else if author.is_some_and(|author| self.authors[author as usize].live as usize >= AUTHOR_RECORDS_MAX) {
+        } else if self.is_over_quota(author, stranger) {
             return Inserted::OverQuota;
         }
         let author = author.unwrap_or_else(|| {
-            let place = put(&mut self.authors, &mut self.free_authors, Author { key, live: 0, latest: [NONE; 3] });
+            let place = put(&mut self.authors, &mut self.free_authors, Author { key, live: 0, stranger, latest: [NONE; 3] });
             self.author_places.insert(&key, place);
             self.fresh_authors.push(place);
             place
         });
-        self.authors[author as usize].live += 1;
+        if !stranger {
+            self.vouch(author);
+        }
+        let of = &mut self.authors[author as usize];
+        of.live += 1;
+        self.strange += usize::from(of.stranger);
         let action = action_of(record.payload()).map_or(NONE, |action| self.action_or_new(action));
         let entry = Entry { record: Some(record.clone()), author, action, next: NONE, before: NONE };
         let place = put(&mut self.entries, &mut self.free_entries, entry);
@@ -321,6 +359,7 @@ impl Board {
         }
         let of = &mut self.authors[author as usize];
         of.live -= 1;
+        self.strange -= usize::from(of.stranger);
         if of.live == 0 {
             let authors = &self.authors;
             self.author_places.remove(&record.author_key(), |place| &authors[place as usize].key);

@@ -10,6 +10,7 @@ use crate::record::payload::{Batch, Priority};
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
+use crate::verdict::VerdictState;
 
 use super::Engine;
 use super::board::NONE;
@@ -70,8 +71,8 @@ pub(super) struct BatchState {
     wanted: bool,
     /// Whether the end of all its jobs was told.
     done: bool,
-    /// The first job that was not settled when that was last looked at.
-    open: JobIndex,
+    /// The first job that was not cross-verified when that was last looked at.
+    open: usize,
 }
 
 impl BatchState {
@@ -103,7 +104,7 @@ impl Engine {
             halt: None,
             wanted: false,
             done: false,
-            open: JobIndex(0),
+            open: 0,
         };
         self.batches.insert(id, state);
         let halt = self.halt_of(&id);
@@ -320,7 +321,7 @@ impl Engine {
         let policy_hash = state.batch().policy;
         let policy = self.policies.get(&policy_hash)?;
         let found = self.state(state.bindings.get(job.0 as usize)?.action()?)?.found(&policy_hash)?;
-        found.tree.filter(|_| found.state.is_usable(policy))
+        found.usable(policy)
     }
 
     /// The action at a place, made anew from its graph; `None` while an input that it was bound to is in doubt.
@@ -409,7 +410,18 @@ impl Engine {
         }
     }
 
-    /// The verdict of an action changed under some policy: its dependants may bind, and its batches may be done.
+    /// The verdict of an action changed under some policy: its batches may be done.
+    pub(super) fn verdict_changed(&mut self, action: Place) {
+        let Some(state) = self.state(action) else { return };
+        // Jobs are in the order of their batches, and mostly there is one.
+        let mut batches: Vec<BatchId> = state.jobs.iter().map(|(batch, _)| *batch).collect();
+        batches.dedup();
+        for batch in batches {
+            self.tell_when_done(batch);
+        }
+    }
+
+    /// What others may use of an action changed under some policy: its dependants may bind.
     pub(super) fn output_changed(&mut self, now: Timestamp, action: Place) {
         let Some(jobs) = self.state(action).map(|state| state.jobs.clone()) else { return };
         let mut by_batch: BTreeMap<BatchId, VecDeque<JobIndex>> = BTreeMap::new();
@@ -421,52 +433,38 @@ impl Engine {
         }
         for (batch, queue) in by_batch {
             self.rebind(now, batch, queue);
-            self.tell_when_done(batch);
         }
     }
 
     fn tell_when_done(&mut self, id: BatchId) {
         let Some(state) = self.batches.get(&id).filter(|state| !state.done) else { return };
-        // The job that was open the last time mostly still is, and one look says so.
+        // Jobs settle about in their order, so that one look at the first open one mostly says enough.
         let policy = state.batch().policy;
-        let found = state.bindings.get(state.open.0 as usize).and_then(|binding| self.state(binding.action()?)?.found(&policy));
-        if found.is_some_and(|found| !found.state.is_final()) {
-            return;
-        }
-        let result = self.result_or_open(&id);
+        let found = |binding: &Binding| self.state(binding.action()?)?.found(&policy);
+        let verified = |binding: &&Binding| found(binding).is_some_and(|found| found.state == VerdictState::CrossVerified);
+        let open = state.open + state.bindings.iter().skip(state.open).take_while(verified).count();
+        let waits = state.bindings.get(open).and_then(found).is_some_and(|found| !found.state.is_final());
+        let result = if waits { None } else { self.batch_result(&id) };
         let Some(state) = self.batches.get_mut(&id) else { return };
-        match result {
-            Some(Ok(ok)) => {
-                state.done = true;
-                self.event(Event::BatchDone { batch: id, ok });
-            }
-            Some(Err(open)) => state.open = open,
-            None => {}
+        state.open = open;
+        if let Some(ok) = result {
+            state.done = true;
+            self.event(Event::BatchDone { batch: id, ok });
         }
     }
 
     /// Whether all jobs of a batch are settled, and if so, whether all succeeded. A job whose input failed is settled.
     pub fn batch_result(&self, id: &BatchId) -> Option<bool> {
-        self.result_or_open(id)?.ok()
-    }
-
-    /// The result of a batch, or the first job that is not settled; `None` while its graph is not known.
-    fn result_or_open(&self, id: &BatchId) -> Option<Result<bool, JobIndex>> {
         let state = self.batches.get(id)?;
         let graph = state.graph.as_ref()?;
         let policy = state.batch().policy;
         let mut failed = vec![false; graph.len()];
         for (index, binding) in graph.indexes().zip(&state.bindings) {
-            if graph.needs(index).any(|need| failed[need.0 as usize]) {
-                failed[index.0 as usize] = true;
-                continue;
-            }
-            let found = binding.action().and_then(|action| self.state(action)?.found(&policy));
-            match found.filter(|found| found.state.is_final()) {
-                Some(found) => failed[index.0 as usize] = found.state.is_failure(),
-                None => return Some(Err(index)),
-            }
+            failed[index.0 as usize] = graph.needs(index).any(|need| failed[need.0 as usize]) || {
+                let found = self.state(binding.action()?)?.found(&policy).filter(|found| found.state.is_final())?;
+                found.state.is_failure()
+            };
         }
-        Some(Ok(!failed.contains(&true)))
+        Some(!failed.contains(&true))
     }
 }

@@ -137,15 +137,17 @@ impl Engine {
         if record.forget_at() <= now {
             return Reception::Outdated;
         }
+        let stranger = self.is_strange(record);
         if record.issued() > now + self.params.clock_difference {
-            if self.parked.len() >= PARKED_MAX {
+            // Half of the room is kept for those whom members vouch for.
+            if self.parked.len() >= if stranger { PARKED_MAX / 2 } else { PARKED_MAX } {
                 return Reception::OverQuota;
             }
             self.parked.insert((record.issued(), record.id()), record.clone());
             self.arm_earlier(Timer::Parked, record.issued());
             return Reception::Parked;
         }
-        let reception = match self.board.insert(record) {
+        let reception = match self.board.insert_from(record, stranger) {
             Inserted::Known => return Reception::Known,
             Inserted::Outdated => return Reception::Outdated,
             Inserted::OverQuota => return Reception::OverQuota,
@@ -180,7 +182,14 @@ impl Engine {
     fn learn(&mut self, now: Timestamp, record: &SharedRecord) {
         match record.payload() {
             Payload::Batch(_) => self.learn_batch(record),
-            Payload::Cancel(cancel) => self.refresh_batch(now, cancel.batch),
+            Payload::Cancel(cancel) => {
+                // A stranger may end what it submitted itself and nothing else, so looking would be in vain.
+                let by = record.author_key();
+                let own = self.batches.get(&cancel.batch).is_some_and(|state| state.record.author_key() == by);
+                if own || self.board.author(&by).is_some_and(|author| !self.board.is_stranger(author)) {
+                    self.refresh_batch(now, cancel.batch);
+                }
+            }
             Payload::Retry(retry) => {
                 for action in retry.actions.iter() {
                     self.settle_named(now, action);

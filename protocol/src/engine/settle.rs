@@ -39,6 +39,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// The output that dependants may use under `policy`.
+    pub fn usable(&self, policy: &Policy) -> Option<BlobHash> {
+        self.tree.filter(|_| self.state.is_usable(policy))
+    }
+
     fn of(verdict: &Verdict) -> Self {
         let digest = *blake3::hash(&crate::codec::encode(verdict)).as_bytes();
         Self {
@@ -47,6 +52,16 @@ impl Found {
             digest: u64::from_le_bytes(std::array::from_fn(|byte| digest[byte])),
         }
     }
+}
+
+/// What became of the verdicts of an action.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changed {
+    Nothing,
+    /// A verdict, but nothing that dependants can see.
+    Verdict,
+    /// What dependants may use.
+    Output,
 }
 
 /// A result that was revealed rightly.
@@ -221,10 +236,13 @@ impl Engine {
 
     fn settle_one(&mut self, now: Timestamp, action: Place) {
         let Some(state) = self.state_mut(action) else { return };
-        let changed = std::mem::take(&mut state.stale) && self.update_verdicts(action);
+        let changed = if std::mem::take(&mut state.stale) { self.update_verdicts(action) } else { Changed::Nothing };
         self.look(now, action);
-        if changed {
+        if changed == Changed::Output {
             self.output_changed(now, action);
+        }
+        if changed != Changed::Nothing {
+            self.verdict_changed(action);
         }
         // No job stands for it any more; its records stay on the board, in case one does again.
         if self.state(action).is_some_and(|state| state.jobs.is_empty()) {
@@ -352,10 +370,9 @@ impl Engine {
         revealed
     }
 
-    /// Returns whether any verdict changed.
-    fn update_verdicts(&mut self, action: Place) -> bool {
+    fn update_verdicts(&mut self, action: Place) -> Changed {
         let revealed = self.revealed(action);
-        let Some(state) = self.state(action) else { return false };
+        let Some(state) = self.state(action) else { return Changed::Nothing };
         // Cancelled batches keep their verdicts: they were true, and people look at them.
         let mut policies: Vec<BlobHash> = state.verdicts.iter().map(|(policy, _)| *policy).collect();
         for (batch, _) in &state.jobs {
@@ -367,7 +384,7 @@ impl Engine {
         }
         let first_slot = self.attempt_first_slot(&self.board.action_id(action));
         let attestations = revealed.iter().map(|(_, attestation)| attestation);
-        let mut changes = Vec::new();
+        let (mut changes, mut output) = (Vec::new(), false);
         for hash in policies {
             let Some(policy) = self.policies.get(&hash) else { continue };
             let before = state.found(&hash);
@@ -378,6 +395,7 @@ impl Engine {
             let verdict = verdict(attestations.clone(), first_slot, &self.members, policy);
             let found = Found::of(&verdict);
             if before != Some(found) {
+                output |= before.and_then(|before| before.usable(policy)) != found.usable(policy);
                 changes.push((hash, found, verdict));
             }
         }
@@ -388,7 +406,11 @@ impl Engine {
             counts: attestation.counts(),
         });
         let attested: Vec<Attested> = attested.collect();
-        let changed = !changes.is_empty();
+        let changed = match (changes.is_empty(), output) {
+            (true, _) => Changed::Nothing,
+            (false, false) => Changed::Verdict,
+            (false, true) => Changed::Output,
+        };
         let id = self.board.action_id(action);
         if let Some(state) = self.state_mut(action) {
             state.attested = attested;
@@ -466,6 +488,7 @@ impl Engine {
         let until = computed.until.into_iter().chain(avoid).min();
         let Some(state) = self.state_mut(action) else { return };
         if computed.settled {
+            state.attested = Vec::new();
             state.slots = Vec::new();
             state.open_since = Vec::new();
         } else {

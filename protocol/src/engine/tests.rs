@@ -19,8 +19,10 @@ use crate::record::payload::*;
 use crate::verdict::VerdictState;
 
 mod disputes;
+mod flood;
 mod hand_backs;
 mod hostile;
+mod order;
 
 const NETWORK: NetworkId = NetworkId([1; 32]);
 const START: Timestamp = Timestamp(1_800_000_000_000);

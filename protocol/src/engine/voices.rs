@@ -2,6 +2,7 @@
 
 use crate::id::{NodeId, OperatorId};
 use crate::policy::{Policy, Voters};
+use crate::record::SharedRecord;
 use crate::table::Place;
 use crate::verdict::Branch;
 
@@ -40,6 +41,21 @@ impl Engine {
         Voice { operator: Some(operator), branch, trusted: self.members.is_trusted(&operator) }
     }
 
+    /// Whether no member vouches for the author of a record. What an invitation calls for counts as vouched for: a guest
+    /// must get in however full the place of strangers is.
+    pub(super) fn is_strange(&self, record: &SharedRecord) -> bool {
+        let key = record.author_key();
+        let author = self.board.author(&key);
+        if key == self.node.0 || author.is_some_and(|author| !self.board.is_stranger(author)) {
+            return false;
+        }
+        if record.kind().by_operator() {
+            return !self.members.expects(record);
+        }
+        let voice = author.map_or_else(|| self.find_voice(&NodeId(key)), |author| self.voice(author));
+        voice.branch.is_none() && !voice.trusted
+    }
+
     /// Looks up who answers for authors that are new to the board.
     pub(super) fn meet_authors(&mut self) {
         for author in self.board.take_fresh_authors() {
@@ -63,6 +79,9 @@ impl Engine {
             let voice = self.find_voice(&NodeId(self.board.author_key(author)));
             changed |= self.voices[author as usize] != voice;
             self.voices[author as usize] = voice;
+            if voice.branch.is_some() || voice.trusted {
+                self.board.vouch(author);
+            }
         }
         changed
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Graph, GraphError, Job, JobIndex, JobNeed, Limits, laid_by};
+use super::{GRAPH_BYTES_MAX, GraphError, JOBS_MAX, Job, JobIndex, JobNeed, Limits, laid_by};
 use crate::action::{Action, Environment};
 use crate::codec;
 use crate::id::BlobHash;
@@ -38,28 +38,37 @@ pub struct Packed {
     names: Vec<u64>,
 }
 
-/// Bytes of a list's length in the canonical form.
-const LENGTH_BYTES: usize = 8;
-
 impl Packed {
-    /// The graph that `bytes` are the canonical form of, checked as [`Graph::from_bytes`] does.
+    /// The graph that `bytes` are the canonical form of, checked as [`super::Graph::from_bytes`] does.
     ///
     /// # Errors
     /// [`GraphError`].
     pub fn from_bytes(bytes: Arc<[u8]>) -> Result<Self, GraphError> {
-        let graph = Graph::from_bytes(&bytes)?;
+        if bytes.len() > GRAPH_BYTES_MAX {
+            return Err(codec::DecodeError::TooLarge { given: bytes.len(), limit: GRAPH_BYTES_MAX }.into());
+        }
         let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX); // graphs have at most 64 MiB
-        let mut starts = vec![place(LENGTH_BYTES)];
-        let mut at = LENGTH_BYTES;
+        let (count, mut at): (u64, usize) = codec::decode_front(&bytes)?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if count == 0 || count > JOBS_MAX {
+            return Err(GraphError::JobCount(count));
+        }
+        let mut starts = vec![place(at)];
         let mut needs = Lists::default();
-        let mut dependants = vec![Vec::new(); graph.jobs.len()];
+        // Nothing is believed of the count but what the bytes bear out.
+        let mut dependants: Vec<Vec<u32>> = Vec::new();
         let mut known: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
         let (mut facts_of, mut facts, mut names) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, job) in (0u32..).zip(&graph.jobs) {
-            at += codec::encode(job).len();
+        for index in 0..place(count) {
+            // One job at a time: all of them decoded would take far more memory than what is kept.
+            let (job, length): (Job, usize) = codec::decode_front(bytes.get(at..).unwrap_or_default())?;
+            job.check(index)?;
+            at += length;
             starts.push(place(at));
             needs.push(job.needs.iter().map(|need| need.job.0));
-            let mut laid: Vec<JobIndex> = job.needs.iter().flat_map(|need| graph.laid_by(need)).collect();
+            dependants.push(Vec::new());
+            let below = |job: JobIndex| needs.of(job.0 as usize).iter().map(|job| JobIndex(*job)).collect();
+            let mut laid: Vec<JobIndex> = job.needs.iter().flat_map(|need| laid_by(need, below)).collect();
             laid.sort_unstable();
             laid.dedup();
             for below in laid {
@@ -67,11 +76,14 @@ impl Packed {
             }
             let spelled = codec::encode(&(&job.limits, job.cores, &job.environment));
             facts_of.push(*known.entry(spelled).or_insert_with(|| {
-                facts.push(JobFacts { limits: job.limits.clone(), cores: job.cores, environment: job.environment.clone() });
+                facts.push(JobFacts { limits: job.limits, cores: job.cores, environment: job.environment });
                 place(facts.len() - 1)
             }));
             let name = *blake3::hash(job.recipe.as_bytes()).as_bytes();
             names.push(u64::from_le_bytes(std::array::from_fn(|byte| name[byte])));
+        }
+        if at != bytes.len() {
+            return Err(codec::DecodeError::Trailing(bytes.len() - at).into());
         }
         let mut above = Lists::default();
         for jobs in dependants {
@@ -98,8 +110,7 @@ impl Packed {
     /// The job at `index`, decoded.
     pub fn job(&self, index: JobIndex) -> Option<Job> {
         let (from, to) = (*self.starts.get(index.0 as usize)?, *self.starts.get(index.0 as usize + 1)?);
-        // The whole graph was decoded when this was made, so that its parts can be.
-        codec::decode(self.bytes.get(from as usize..to as usize)?, self.bytes.len()).ok()
+        codec::decode_own(self.bytes.get(from as usize..to as usize)?)
     }
 
     /// How people call a job; empty where there is none.
@@ -127,7 +138,7 @@ impl Packed {
         self.names.get(index.0 as usize).copied().unwrap_or_default()
     }
 
-    /// As [`Graph::bind`], with the job's label.
+    /// As [`super::Graph::bind`], with the job's label.
     pub fn bind(&self, index: JobIndex, output: impl Fn(JobIndex) -> Option<BlobHash>) -> Option<(Action, String)> {
         // Asked first what is cheap to ask: most jobs wait.
         if self.needs(index).any(|need| output(need).is_none()) {
@@ -149,6 +160,7 @@ impl Packed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Graph;
     use crate::graph::tests::graph;
 
     /// What is packed says what the graph says, job by job.
@@ -170,5 +182,28 @@ mod tests {
         }
         assert_eq!(packed.bind(JobIndex(2), |_| None), None);
         assert_eq!(packed.job(JobIndex(99)), None);
+    }
+
+    /// What the whole graph's reader refuses, this one refuses too, and neither takes memory for what a length claims.
+    #[test]
+    fn packed_graph_refuses_what_the_graph_refuses() {
+        let good = graph().to_bytes();
+        let mut bad: Vec<Vec<u8>> = (0..good.len()).map(|at| good[..at].to_vec()).collect();
+        bad.push([&good[..], &[0]].concat());
+        bad.push([&u64::MAX.to_le_bytes()[..], &good[8..]].concat());
+        bad.push([&50_000u64.to_le_bytes()[..], &good[8..]].concat());
+        bad.push(0u64.to_le_bytes().to_vec());
+        let mut late = graph();
+        late.jobs[0].needs = late.jobs[1].needs.clone();
+        bad.push(late.to_bytes());
+        for bytes in bad {
+            assert!(Graph::from_bytes(&bytes).is_err());
+            assert!(Packed::from_bytes(bytes.into()).is_err());
+        }
+        for at in 0..good.len() {
+            let mut other = good.clone();
+            other[at] ^= 0x41;
+            assert_eq!(Graph::from_bytes(&other).is_ok(), Packed::from_bytes(other.into()).is_ok(), "byte {at}");
+        }
     }
 }

@@ -121,6 +121,25 @@ impl Members {
         self.recompute();
     }
 
+    /// Whether what an operator writes is a member's, or a guest's whom a member invited: by name, or with a ticket whose
+    /// key signed the guest's certificate.
+    pub fn expects(&self, record: &Record) -> bool {
+        let operator = OperatorId(record.author_key());
+        let invited = || {
+            self.invitations
+                .values()
+                .any(|invited| self.memberships.contains_key(&invited.inviter) && invited.invitee == Invitee::Operator(operator))
+        };
+        let bears = || {
+            let Payload::OperatorCertificate(certificate) = record.payload() else { return false };
+            let Some(proof) = &certificate.bearer else { return false };
+            let invited = self.invitations.get(&proof.invitation).filter(|invited| self.memberships.contains_key(&invited.inviter));
+            let Some(Invitee::Bearer { key, .. }) = invited.map(|invited| &invited.invitee) else { return false };
+            keys::verify(key, &bearer_message(&proof.invitation, &operator), &proof.signature).is_ok()
+        };
+        self.memberships.contains_key(&operator) || self.trusted.contains(&operator) || invited() || bears()
+    }
+
     /// Takes a record out again, as when it expired.
     pub fn remove(&mut self, record: &Record) {
         let operator = OperatorId(record.author_key());

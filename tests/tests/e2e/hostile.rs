@@ -397,17 +397,19 @@ async fn full_disk_stops_only_what_needs_room() {
     // Now the database has no room for a record either: nothing is said that would be forgotten.
     let (network, _) = network_of(&ada.status().unwrap());
     fill(&inside("more"), 64 << 20);
-    let flood = |stranger: &SecretKey| {
+    // Many strangers: one may say little.
+    let flood = || {
         let actions: Vec<ActionId> = (0..64).map(|number| ActionId([number; 32])).collect();
         let retry = |number: u64| {
             let mut batch = [0; 32];
             batch[..8].copy_from_slice(&number.to_le_bytes());
             let payload = Payload::Retry(Retry { batch: BatchId(batch), actions: actions.clone().try_into().unwrap() });
-            Record::author(stranger, network, number, now(), now() + Duration::from_secs(3600), payload).unwrap()
+            let stranger = SecretKey::from_seed(&[78 + u8::try_from(number / 200).unwrap(); 32]);
+            Record::author(&stranger, network, number, now(), now() + Duration::from_secs(3600), payload).unwrap()
         };
         (0..3000).map(retry).map(|record| (record.id(), record.bytes().to_vec())).collect::<Vec<_>>()
     };
-    let stranger = Stranger::meet(&village, network, address_of(&ada), flood(&SecretKey::from_seed(&[78; 32]))).await;
+    let stranger = Stranger::meet(&village, network, address_of(&ada), flood()).await;
     wait("the database is full", SOON, || Ok(log(&ada).contains("records can't be written").then_some(()))).unwrap();
     ada.ok(&["cancel", &first]).unwrap();
     let resting = |status: &Value| status["resting"].as_str().is_some_and(|why| why.contains("nothing can be written"));

@@ -1,0 +1,138 @@
+//! Which work goes first, and what is not done at all.
+
+use super::*;
+
+fn submit(net: &mut Net, by: usize, graph: Graph, change: impl Fn(&mut Batch)) -> BatchId {
+    let bytes = graph.to_bytes();
+    net.graph = graph;
+    let mut batch = Batch {
+        graph: BlobHash::of(&bytes),
+        graph_length: bytes.len() as u64,
+        jobs: u32::try_from(net.graph.jobs.len()).unwrap(),
+        ..net_batch(net)
+    };
+    change(&mut batch);
+    let known: BTreeSet<BatchId> = net.engines[by].batches.keys().copied().collect();
+    net.engines[by].handle(net.now, Input::Author(Payload::Batch(batch.into()), DAY));
+    let id = *net.engines[by].batches.keys().find(|id| !known.contains(id)).unwrap();
+    net.deliver();
+    id
+}
+
+fn labels(net: &Net) -> Vec<String> {
+    net.started.iter().map(|(_, order)| order.label.clone()).collect()
+}
+
+/// A node without rivals: the order in which it begins is the order that it wants.
+fn begun_by_one(policy: Policy, graphs: Vec<(Graph, Priority)>) -> Vec<String> {
+    let mut net = Net::new(2, policy, Graph::default());
+    for (at, (graph, priority)) in graphs.into_iter().enumerate() {
+        submit(&mut net, 0, graph, |batch| {
+            batch.priority = priority;
+            batch.name = BoundedString::cut(&format!("batch {at}"));
+        });
+    }
+    let mut begun = Vec::new();
+    for _ in 0..60 {
+        net.run(Duration::from_secs(1));
+        begun.extend(labels(&net));
+        net.finish_builds();
+    }
+    begun
+}
+
+fn solo() -> Policy {
+    Policy { quorum: 1, slots: 1, ..Policy::small() }
+}
+
+#[test]
+fn what_most_work_waits_for_is_built_first() {
+    let graph = Graph { jobs: vec![job("leaf", &[]), job("other", &[]), job("base", &[]), job("middle", &[2]), job("image", &[3])] };
+    let begun = begun_by_one(solo(), vec![(graph, Priority::Nightly)]);
+    assert_eq!(begun[..2], ["base", "middle"]);
+    assert_eq!(begun.len(), 5);
+}
+
+#[test]
+fn security_fix_goes_before_what_was_submitted_earlier() {
+    let nightly = Graph { jobs: vec![job("a", &[]), job("b", &[])] };
+    let fix = Graph { jobs: vec![job("fix", &[])] };
+    let begun = begun_by_one(solo(), vec![(nightly, Priority::Nightly), (fix, Priority::Security)]);
+    assert_eq!(begun, ["fix", "a", "b"]);
+}
+
+/// A tenth is reserved, so that a background job is begun while more urgent work waits.
+#[test]
+fn background_work_is_not_starved_by_urgent_work() {
+    let urgent = Graph { jobs: (0..30).map(|number| job(&format!("urgent {number}"), &[])).collect() };
+    let background = Graph { jobs: vec![job("background", &[])] };
+    let begun = begun_by_one(solo(), vec![(urgent, Priority::Security), (background, Priority::Background)]);
+    let at = begun.iter().position(|label| label == "background").unwrap();
+    assert!(at < 12, "begun as number {at}");
+}
+
+/// The newer batch of a name takes the place of what the older one has not begun; what is being built is ended.
+#[test]
+fn newer_batch_supersedes_what_is_queued_and_not_what_is_begun() {
+    let mut net = Net::new(2, solo(), Graph::default());
+    let first = submit(&mut net, 0, Graph { jobs: vec![job("old a", &[]), job("old b", &[]), job("old c", &[1])] }, |_| {});
+    net.run(Duration::from_secs(1));
+    assert_eq!(labels(&net), ["old b"]);
+    let second = submit(&mut net, 0, Graph { jobs: vec![job("new", &[])] }, |batch| batch.nonce = [8; 32]);
+    let states = |net: &Net| -> Vec<JobState> { net.engines[0].jobs(&first).iter().map(|job| job.state).collect() };
+    assert_eq!(states(&net), [JobState::Superseded, JobState::Building, JobState::Superseded]);
+    assert!(net.job(0, &first, 0).why.contains(&second.short()));
+    net.work();
+    assert_eq!(states(&net), [JobState::Superseded, JobState::CrossVerified, JobState::Superseded]);
+    assert_eq!(net.engines[0].batch_result(&second), Some(true));
+
+    // Once the newer one is cancelled, the older one goes on.
+    net.engines[0].handle(net.now, Input::Author(Payload::Cancel(Cancel { batch: second }), DAY));
+    net.work();
+    assert_eq!(net.engines[1].batch_result(&first), Some(true));
+}
+
+/// Batches of other names, channels or priorities have nothing to do with each other.
+#[test]
+fn batch_of_another_name_supersedes_nothing() {
+    let mut net = Net::new(2, solo(), Graph::default());
+    let first = submit(&mut net, 0, Graph { jobs: vec![job("a", &[]), job("b", &[])] }, |_| {});
+    submit(&mut net, 0, Graph { jobs: vec![job("c", &[])] }, |batch| batch.name = BoundedString::cut("other"));
+    net.work();
+    assert_eq!(net.engines[0].batch_result(&first), Some(true));
+}
+
+/// A job whose input was rebuilt to the same bytes stands for the same action, and nothing behind it is built again.
+#[test]
+fn equal_bytes_of_a_rebuilt_input_cut_the_work_off() {
+    let mut net = Net::new(2, solo(), Graph::default());
+    submit(&mut net, 0, chain(), |batch| batch.name = BoundedString::cut("one"));
+    net.work();
+    let reveals = net.engines[0].board.of_kind(Kind::Reveal).count();
+    assert_eq!(reveals, 3);
+    // Another spelling of the first job, whose outputs are the same.
+    let mut graph = chain();
+    graph.jobs[0].steps[0].script.push_str(" # another comment");
+    let second = submit(&mut net, 0, graph, |batch| batch.name = BoundedString::cut("two"));
+    net.run(Duration::from_secs(5));
+    let (who, order) = net.started.pop().unwrap();
+    assert_eq!(order.label, "zlib");
+    let first = net.engines[0].jobs_of(&order.lease.action)[0].0;
+    assert_eq!(first, second);
+    let tree = net.engines[0].batches.keys().filter(|id| **id != second).find_map(|id| net.engines[0].job(id, JobIndex(0)));
+    let outcome = tree.unwrap().verdict.unwrap().outcome.unwrap();
+    let particulars = Particulars {
+        log: None,
+        log_length: 0,
+        wall_ms: 1,
+        cpu_ms: 1,
+        memory_peak: 0,
+        fingerprint: BoundedString::cut("linux"),
+        sandbox: BoundedString::cut("none"),
+    };
+    let now = net.now;
+    net.engines[who].handle(now, Input::Finished { lease: order.lease, outcome, again: None, particulars });
+    net.deliver();
+    assert_eq!(net.engines[0].batch_result(&second), Some(true), "the rest was not known to be built");
+    assert_eq!(net.engines[0].board.of_kind(Kind::Reveal).count(), reveals + 1);
+}
