@@ -38,14 +38,13 @@ impl Facts {
         Some(format!("wants {missing}, which this machine does not have"))
     }
 
-    /// The facts that a Presence tells.
-    pub fn of_presence(presence: &Presence) -> Self {
-        Self {
-            os: presence.os.to_string(),
-            arch: presence.arch.to_string(),
-            isa: presence.isa.to_string(),
-            features: presence.features.iter().map(ToString::to_string).collect(),
-        }
+    /// Whether the machine that a Presence tells of is what `environment` asks for: [`Facts::unmet`] without the words,
+    /// for those who ask it of ten thousand machines.
+    pub fn met_by(presence: &Presence, environment: &Environment) -> bool {
+        (environment.os.is_empty() || environment.os == *presence.os)
+            && (environment.arch.is_empty() || environment.arch.contains(&*presence.arch))
+            && isa_covers(&presence.isa, &environment.isa)
+            && environment.features.iter().all(|wanted| presence.features.iter().any(|has| **has == **wanted))
     }
 
     /// The features as a Presence carries them; what does not fit is left out.
@@ -74,6 +73,41 @@ pub fn isa_covers(have: &str, want: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Both ways to ask give one answer.
+    #[test]
+    fn machine_is_judged_alike_by_its_facts_and_by_its_presence() {
+        let texts = |texts: &[&str]| -> BTreeSet<String> { texts.iter().map(ToString::to_string).collect() };
+        let facts = Facts { os: "linux".into(), arch: "x86_64".into(), isa: "x86-64-v2".into(), features: texts(&["device:rpi4"]) };
+        let presence = Presence {
+            accepting: true,
+            arbiter_only: false,
+            free_cores: 1,
+            cores: 1,
+            free_memory_mib: 1,
+            os: BoundedString::cut(&facts.os),
+            arch: BoundedString::cut(&facts.arch),
+            isa: BoundedString::cut(&facts.isa),
+            features: facts.features_bounded(),
+        };
+        for os in ["", "linux", "netbsd"] {
+            for arch in [texts(&[]), texts(&["aarch64", "x86_64"]), texts(&["m68k"])] {
+                for isa in ["", "x86-64-v2", "x86-64-v3"] {
+                    for features in [texts(&[]), texts(&["device:rpi4"]), texts(&["device:rpi4", "gpu"])] {
+                        let environment = Environment {
+                            rootfs: crate::action::Rootfs::Host,
+                            os: os.into(),
+                            arch: arch.clone(),
+                            isa: isa.into(),
+                            features,
+                            programs: BTreeSet::new(),
+                        };
+                        assert_eq!(Facts::met_by(&presence, &environment), facts.unmet(&environment).is_none(), "{environment:?}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn higher_isa_level_covers_a_lower_one_of_its_family() {

@@ -136,9 +136,33 @@ pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, ttl: Duration) -> Slo
 /// The draw of `operator` for a slot: BLAKE3(nonce ‖ action ‖ slot ‖ operator), where nonce = BLAKE3(batch nonce ‖
 /// action). (Networks with sealers add the seal's preimage.) The lowest comes first.
 pub fn draw(batch_nonce: &[u8; 32], action: &ActionId, slot: SlotNo, operator: &OperatorId) -> [u8; 32] {
-    let nonce = blake3::hash(&[batch_nonce.as_slice(), action.as_bytes()].concat());
-    let drawn = [nonce.as_bytes().as_slice(), action.as_bytes(), &slot.0.to_le_bytes(), operator.as_bytes()].concat();
-    *blake3::hash(&drawn).as_bytes()
+    Draws::new(batch_nonce, action, slot).of(operator)
+}
+
+/// The draws of many operators for one slot.
+pub(super) struct Draws {
+    /// What is hashed, less the operator at the end.
+    drawn: [u8; 98],
+}
+
+impl Draws {
+    /// The draws for a slot.
+    pub fn new(batch_nonce: &[u8; 32], action: &ActionId, slot: SlotNo) -> Self {
+        let mut drawn = [0; 98];
+        drawn[..32].copy_from_slice(batch_nonce);
+        drawn[32..64].copy_from_slice(action.as_bytes());
+        let nonce = blake3::hash(&drawn[..64]);
+        drawn[..32].copy_from_slice(nonce.as_bytes());
+        drawn[64..66].copy_from_slice(&slot.0.to_le_bytes());
+        Self { drawn }
+    }
+
+    /// As [`draw`].
+    pub fn of(&self, operator: &OperatorId) -> [u8; 32] {
+        let mut drawn = self.drawn;
+        drawn[66..].copy_from_slice(operator.as_bytes());
+        *blake3::hash(&drawn).as_bytes()
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +194,15 @@ mod tests {
 
     fn holder(state: &SlotState) -> (u8, u32) {
         state.tenure().map_or((0, 0), |tenure| (tenure.operator.0[0], tenure.epoch))
+    }
+
+    /// The draw is what the design says, byte for byte: all nodes must name the same winner.
+    #[test]
+    fn draw_is_the_hash_that_the_design_names() {
+        let (nonce, action, operator) = ([1; 32], ActionId([2; 32]), OperatorId([3; 32]));
+        let inner = blake3::hash(&[nonce, action.0].concat());
+        let whole = [inner.as_bytes().as_slice(), &action.0, &[7, 1], &operator.0].concat();
+        assert_eq!(draw(&nonce, &action, SlotNo(0x0107), &operator), *blake3::hash(&whole).as_bytes());
     }
 
     #[test]

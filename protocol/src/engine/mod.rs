@@ -7,7 +7,8 @@
 //! - *questions*, which change nothing: [`query`], [`Engine::evidence`], [`Engine::items`].
 //!
 //! Where to go next: [`board`] holds the records, [`lease`] says who holds a slot, [`jobs`] binds jobs to actions,
-//! [`settle`] computes verdicts, [`work`] claims, renews, commits and reveals for this node.
+//! [`settle`] computes verdicts, [`slots`] what is open, [`queue`] holds ready work in order, [`work`] claims, renews, commits and
+//! reveals for this node. Actions and authors are named by their places on the board inside, and by their ids outside.
 
 pub mod board;
 pub mod io;
@@ -16,6 +17,7 @@ pub mod lease;
 pub mod query;
 mod queue;
 mod settle;
+mod slots;
 mod voices;
 mod work;
 

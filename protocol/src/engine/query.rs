@@ -156,6 +156,10 @@ pub struct JobView {
     pub targets: BTreeMap<String, String>,
 }
 
+fn superseded(by: BatchId) -> String {
+    format!("batch {}, which is newer, took the place of what was not begun", by.short())
+}
+
 impl Engine {
     /// All batches that are known, the newest first.
     pub fn batches(&self) -> Vec<BatchView> {
@@ -182,7 +186,7 @@ impl Engine {
             operator: self.members.operator_of(&NodeId(state.record.author_key())),
             policy: batch.policy,
             job_count: batch.jobs,
-            halted: self.halted(id),
+            halted: self.halted(id).or_else(|| state.superseded_by.map(superseded)),
             result: self.batch_result(id),
             states,
         })
@@ -341,7 +345,7 @@ impl Engine {
             let halt = if state.halt.is_some() { JobState::Withdrawn } else { JobState::Waiting };
             return (halt, halted);
         }
-        let superseded = state.superseded_by.map(|by| format!("batch {} took its place before it was begun", by.short()));
+        let superseded = state.superseded_by.map(superseded);
         let (Some(place), Some(action_id)) = (bound, action_id) else {
             let unbound = self.why_unbound(id, index);
             return match superseded.filter(|_| unbound.0 == JobState::Waiting) {
@@ -429,9 +433,9 @@ impl Engine {
         let place = self.board.action(action);
         let Some(demand) = place.and_then(|place| self.demand(place)) else { return "nothing wants it any more".into() };
         let fit = |presence: &crate::record::payload::Presence| {
-            demand.facts().is_some_and(|facts| {
-                presence.cores >= facts.cores && crate::platform::Facts::of_presence(presence).unmet(&facts.environment).is_none()
-            })
+            demand
+                .facts()
+                .is_some_and(|facts| presence.cores >= facts.cores && crate::platform::Facts::met_by(presence, &facts.environment))
         };
         let able: Vec<NodeId> = self
             .board

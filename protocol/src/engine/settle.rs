@@ -1,32 +1,25 @@
 //! Actions: who builds their slots, what was attested, and what the verdict is.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::graph::{JobFacts, JobIndex, Limits, Packed};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId};
 use crate::policy::Policy;
-use crate::record::payload::{Claim, Commitment, LeaseRef, SlotNo};
-use crate::record::{Payload, SharedRecord};
+use crate::record::Payload;
+use crate::record::payload::SlotNo;
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::verdict::{Attestation, Branch, Verdict, VerdictState, verdict};
 
 use super::Engine;
-use super::io::{Event, Timer};
-use super::lease::{ClaimView, SlotState, Tenure, draw, resolve};
+use super::io::Event;
+use super::lease::SlotState;
 use super::voices::Voice;
 
-/// The most slots that one attempt may grow to as builds are wasted.
-const ATTEMPT_SLOTS_MAX: u16 = 64;
 /// Slots of the next attempt begin so much higher; a Retry begins an attempt.
 const ATTEMPT_STRIDE: u16 = 256;
 /// The most attempts: their slots must stay below [`SlotNo::ARBITER`].
 const ATTEMPTS_MAX: u16 = 200;
-/// The most builds to settle one dispute (a build lost to the machine is done again).
-const ARBITER_SLOTS_MAX: u16 = 8;
-
 /// What is kept of a verdict; the rest is computed anew when somebody asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found {
@@ -66,12 +59,15 @@ enum Changed {
 
 /// A result that was revealed rightly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Attested {
-    author: Place,
-    slot: SlotNo,
-    epoch: u32,
+pub(super) struct Attested {
+    /// Who said it.
+    pub author: Place,
+    /// The slot of its lease.
+    pub slot: SlotNo,
+    /// The epoch of its lease.
+    pub epoch: u32,
     /// [`Attestation::counts`].
-    counts: bool,
+    pub counts: bool,
 }
 
 /// What is known of an action that a job stands for. Thousands are live, so lists are short vectors here.
@@ -88,9 +84,10 @@ pub(super) struct ActionState {
     pub slots: Vec<(SlotNo, SlotState)>,
     /// Slot → since when this node sees it open.
     pub open_since: Vec<(SlotNo, Timestamp)>,
-    attested: Vec<Attested>,
+    /// What was revealed rightly, as long as anything can change.
+    pub attested: Vec<Attested>,
     /// When it is looked at again.
-    wake: Option<Timestamp>,
+    pub wake: Option<Timestamp>,
     /// Whether the verdict must be computed anew.
     pub stale: bool,
 }
@@ -150,7 +147,7 @@ pub(super) struct Demand {
 
 impl Demand {
     /// The most slots that any policy asks for.
-    fn slots(&self) -> u16 {
+    pub fn slots(&self) -> u16 {
         self.policies.iter().map(|(_, policy)| policy.slots).max().unwrap_or(0)
     }
     /// How many commitments open the outputs: the most that any policy wants.
@@ -165,21 +162,6 @@ impl Demand {
     pub fn facts(&self) -> Option<&JobFacts> {
         self.job.0.facts(self.job.1)
     }
-}
-
-/// What was said of an action by those who are known, each with the place of who said it.
-#[derive(Default)]
-struct Heard<'a> {
-    claims: Vec<(Place, &'a SharedRecord, &'a Claim)>,
-    commitments: Vec<(Place, &'a SharedRecord, &'a Commitment)>,
-}
-
-/// The slots of an action, and when they will be others if nothing is said.
-struct Slots {
-    slots: Vec<(SlotNo, SlotState)>,
-    until: Option<Timestamp>,
-    /// Whether nothing that can still be said changes them, but a retry or another standing of members.
-    settled: bool,
 }
 
 impl Engine {
@@ -332,18 +314,6 @@ impl Engine {
         u16::try_from(attempts.count()).unwrap_or(ATTEMPTS_MAX).min(ATTEMPTS_MAX) * ATTEMPT_STRIDE
     }
 
-    fn heard(&self, action: Place) -> Heard<'_> {
-        let mut heard = Heard::default();
-        for (author, record) in self.board.about(action) {
-            match record.payload() {
-                Payload::Claim(claim) => heard.claims.push((author, record, claim)),
-                Payload::Commitment(commitment) => heard.commitments.push((author, record, commitment)),
-                _ => {}
-            }
-        }
-        heard
-    }
-
     /// All reveals of an action whose commitment is known and fits, by operators that are known.
     pub fn attestations(&self, action: &ActionId) -> Vec<Attestation> {
         let Some(place) = self.board.action(action) else { return Vec::new() };
@@ -432,225 +402,8 @@ impl Engine {
         changed
     }
 
-    /// Claims on a slot as [`resolve`] wants them: by operators that may hold it, for batches that ask for the action.
-    /// The lowest batch wins, and anybody can write a Batch with a low id.
-    fn claim_views(&self, action: Place, slot: SlotNo, demand: &Demand, taken: &[Branch], heard: &Heard<'_>) -> Vec<ClaimView> {
-        let Some(state) = self.state(action) else { return Vec::new() };
-        let views = heard.claims.iter().filter(|(_, _, claim)| claim.lease.slot == slot).filter_map(|(author, record, claim)| {
-            let voice = self.voice(*author);
-            let operator = voice.operator?;
-            let of_batch = state.jobs.partition_point(|job| *job < (claim.batch, JobIndex(0)));
-            state.jobs.get(of_batch).filter(|(batch, _)| *batch == claim.batch)?;
-            let admitted = if slot.is_arbiter() { voice.trusted } else { demand.admits(&voice) };
-            let branch = voice.branch.unwrap_or(operator);
-            let committed = heard.commitments.iter().find(|(by, _, commitment)| by == author && commitment.lease == claim.lease);
-            (admitted && !taken.contains(&branch)).then(|| ClaimView {
-                epoch: claim.lease.epoch,
-                batch: claim.batch,
-                draw: [0; 32],
-                record: record.id(),
-                node: NodeId(record.author_key()),
-                operator,
-                issued: record.issued(),
-                renewed: self.board.renewed_by(*author, &claim.lease),
-                handed_back: self.board.handed_back_by(*author, &claim.lease),
-                committed: committed.map(|(_, record, _)| record.issued()),
-            })
-        });
-        let mut views: Vec<ClaimView> = views.collect();
-        // Only where there is somebody to win against.
-        if views.len() > 1 {
-            let id = self.board.action_id(action);
-            for view in &mut views {
-                if let Some(of) = self.batches.get(&view.batch) {
-                    view.draw = draw(&of.batch().nonce, &id, slot, &view.operator);
-                }
-            }
-        }
-        views
-    }
-
     /// The operator's branch; the uninvited are told apart here, since policies that admit them come with seals.
     pub(super) fn branch(&self, operator: &OperatorId) -> Branch {
         crate::verdict::Standing::branch(&self.members, operator).unwrap_or(*operator)
-    }
-
-    fn update_slots(&mut self, now: Timestamp, action: Place, demand: Option<&Demand>) {
-        let Some(demand) = demand else {
-            if let Some(state) = self.state_mut(action) {
-                state.slots = Vec::new();
-                state.open_since = Vec::new();
-            }
-            return self.wake_at(action, None);
-        };
-        let computed = self.slots_at(now, action, demand);
-        let avoid = self.desk.avoided(&self.board.action_id(action)).filter(|until| *until > now);
-        let until = computed.until.into_iter().chain(avoid).min();
-        let Some(state) = self.state_mut(action) else { return };
-        if computed.settled {
-            state.attested = Vec::new();
-            state.slots = Vec::new();
-            state.open_since = Vec::new();
-        } else {
-            state
-                .open_since
-                .retain(|(slot, _)| computed.slots.iter().any(|(no, state)| no == slot && matches!(state, SlotState::Open { .. })));
-            for (slot, slot_state) in &computed.slots {
-                if let SlotState::Open { since, .. } = slot_state
-                    && !state.open_since.iter().any(|(no, _)| no == slot)
-                {
-                    state.open_since.push((*slot, since.unwrap_or(now).min(now)));
-                }
-            }
-            state.slots = computed.slots;
-        }
-        self.wake_at(action, until.map(|until| until.max(now + Duration::from_millis(1))));
-    }
-
-    /// The slots of an action, as this node sees them.
-    pub(super) fn slots_of(&self, action: Place) -> Vec<(SlotNo, SlotState)> {
-        let Some(state) = self.state(action) else { return Vec::new() };
-        if !state.slots.is_empty() {
-            return state.slots.clone();
-        }
-        // What is settled does not depend on the time any more, so that any will do.
-        let demand = self.demand(action).filter(|demand| self.is_final(state, demand));
-        demand.map_or_else(Vec::new, |demand| self.slots_at(Timestamp::MAX, action, &demand).slots)
-    }
-
-    fn is_final(&self, state: &ActionState, demand: &Demand) -> bool {
-        demand.policies.iter().all(|(hash, _)| state.found(hash).is_some_and(|found| found.state.is_final()))
-    }
-
-    fn slots_at(&self, now: Timestamp, action: Place, demand: &Demand) -> Slots {
-        let mut slots: Vec<(SlotNo, SlotState)> = Vec::new();
-        let Some(state) = self.state(action) else { return Slots { slots, until: None, settled: true } };
-        let ttl = self.params.lease_ttl;
-        let first = self.attempt_first_slot(&self.board.action_id(action));
-        let heard = self.heard(action);
-        let settled = self.is_final(state, demand);
-        let disputed =
-            state.verdicts.iter().any(|(_, found)| matches!(found.state, VerdictState::Disputed | VerdictState::PlatformDependent));
-        let mut until: Option<Timestamp> = None;
-        let mut earlier = |at: Timestamp| until = Some(until.map_or(at, |until: Timestamp| until.min(at)));
-        let mut taken: Vec<Branch> = Vec::new();
-        let mut wanted = demand.slots();
-        let mut index = 0;
-        while index < wanted {
-            let slot = SlotNo(first + index);
-            let slot_state = resolve(self.claim_views(action, slot, demand, &taken, &heard), now, ttl);
-            let wasted = match &slot_state {
-                SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier),
-                _ => false,
-            };
-            if wasted {
-                wanted = wanted.saturating_add(1).min(ATTEMPT_SLOTS_MAX);
-            } else if let Some(tenure) = slot_state.tenure() {
-                taken.push(self.branch(&tenure.operator));
-            }
-            // Once the verdict is final, only who builds already may go on; so it is where a newer batch took its place.
-            if !((settled || demand.superseded) && matches!(slot_state, SlotState::Open { .. })) {
-                slots.push((slot, slot_state));
-            }
-            index += 1;
-        }
-        if disputed {
-            // Not those of other arbiters: what they wasted is their slot, and another one is offered for it.
-            let voters = state.attested.iter().filter(|attested| !attested.slot.is_arbiter());
-            let attested: Vec<Branch> =
-                voters.filter_map(|attested| self.voice(attested.author).operator).map(|operator| self.branch(&operator)).collect();
-            for index in 0..ARBITER_SLOTS_MAX {
-                let slot = SlotNo(SlotNo::ARBITER.0 + index);
-                let slot_state = resolve(self.claim_views(action, slot, demand, &attested, &heard), now, ttl);
-                let wasted = match &slot_state {
-                    SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier),
-                    _ => false,
-                };
-                slots.push((slot, slot_state));
-                if !wasted {
-                    break;
-                }
-            }
-        }
-        for (_, state) in &slots {
-            if let SlotState::Held(tenure) = state {
-                earlier(tenure.until);
-            }
-        }
-        let settled = settled && slots.iter().all(|(_, state)| matches!(state, SlotState::Closed(_)));
-        Slots { slots, until, settled }
-    }
-
-    /// Whether a closed slot gives no vote, so that another must be offered: the builder's machine failed, or the
-    /// result is withheld though enough have committed to open it.
-    fn is_wasted(
-        &self,
-        now: Timestamp,
-        state: &ActionState,
-        slot: SlotNo,
-        tenure: &Tenure,
-        demand: &Demand,
-        heard: &Heard<'_>,
-        look_again: &mut impl FnMut(Timestamp),
-    ) -> bool {
-        // What others say under this slot's number is an extra word and not the slot's.
-        let said = state.attested.iter().find(|attested| {
-            attested.slot == slot && attested.epoch == tenure.epoch && self.voice(attested.author).operator == Some(tenure.operator)
-        });
-        match said {
-            Some(attested) => !attested.counts,
-            None => {
-                let open = slot.is_arbiter() || self.committed(demand, heard).len() >= demand.quorum();
-                let withheld = tenure.until + self.params.lease_ttl * 2;
-                if open && withheld > now {
-                    look_again(withheld);
-                }
-                open && withheld <= now
-            }
-        }
-    }
-
-    /// The branches that committed to a result in the newest attempt. Those without a vote don't count: anybody could
-    /// otherwise open what others have built, by saying that it has built something too.
-    pub(super) fn committers(&self, action: Place, demand: &Demand) -> BTreeSet<Branch> {
-        self.committed(demand, &self.heard(action))
-    }
-
-    fn committed(&self, demand: &Demand, heard: &Heard<'_>) -> BTreeSet<Branch> {
-        let mut branches = BTreeSet::new();
-        for (author, _, commitment) in &heard.commitments {
-            let voice = self.voice(*author);
-            let LeaseRef { action, slot, .. } = commitment.lease;
-            if slot.is_arbiter() || !demand.admits(&voice) || slot.0 < self.attempt_first_slot(&action) {
-                continue;
-            }
-            branches.extend(voice.operator.map(|operator| voice.branch.unwrap_or(operator)));
-        }
-        branches
-    }
-
-    /// Arms the action's timer, or disarms it. One that is armed for an earlier moment stays: looking once too often is
-    /// cheaper than moving it with every sign of life.
-    fn wake_at(&mut self, action: Place, at: Option<Timestamp>) {
-        let Some(state) = self.state_mut(action) else { return };
-        let before = state.wake;
-        if before.is_some() && at.is_some_and(|at| before.is_some_and(|before| before <= at)) {
-            return;
-        }
-        state.wake = at;
-        if let Some(before) = before {
-            self.timeline.remove(&(before, Timer::Action(action)));
-        }
-        if let Some(at) = at {
-            self.timeline.insert((at, Timer::Action(action)));
-        }
-    }
-
-    /// The action's timer went off.
-    pub(super) fn wake(&mut self, now: Timestamp, action: Place) {
-        if let Some(state) = self.state_mut(action) {
-            state.wake = None;
-            self.look(now, action);
-        }
     }
 }

@@ -21,7 +21,7 @@ use crate::verdict::{Branch, Verdict, verdict};
 
 use super::Engine;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
-use super::lease::{SlotState, draw};
+use super::lease::{Draws, SlotState};
 use super::settle::Demand;
 
 /// How long a Presence is in effect; it is said again at a third of that.
@@ -36,7 +36,9 @@ const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
 const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
-/// How many ready jobs are looked at when capacity becomes free: all but those of enormous batches, ...
+/// How many ready jobs are looked at first when capacity becomes free, ...
+const SEEK_FIRST: usize = 64;
+/// ... how many if this node can take too few of these: all but those of enormous batches, ...
 const SEEK_MAX: usize = 16_384;
 /// ... and how many of those that this node could take are weighed against each other: so far may it leave the order of
 /// work in order to keep out of others' way.
@@ -165,27 +167,47 @@ impl Engine {
             return;
         }
         self.desk.avoid.retain(|_, until| *until > now);
-        let next = self.queue.in_order(SEEK_MAX);
-        let mut again: Option<Timestamp> = None;
-        let mut choices = 0;
-        for action in next {
-            let Some(turn) = self.turn(now, action) else { continue };
-            choices += 1;
-            if turn.at <= now {
-                self.claim(now, action, turn.slot, turn.epoch);
-                if !self.may_take() {
+        loop {
+            match self.next_claim(now) {
+                Ok((action, turn)) => self.claim(now, action, turn.slot, turn.epoch),
+                Err(again) => {
+                    if let Some(again) = again {
+                        self.arm_earlier(Timer::Seek, again);
+                    }
                     return;
                 }
-            } else {
-                again = Some(again.map_or(turn.at, |again| again.min(turn.at)));
             }
-            if choices >= CHOICE_MAX {
+            if !self.may_take() {
+                return;
+            }
+        }
+    }
+
+    /// The first ready job in the order of work whose turn it is, or when that of another comes. Asked anew for each
+    /// claim, since every claim may change the order.
+    fn next_claim(&self, now: Timestamp) -> Result<(Place, Turn), Option<Timestamp>> {
+        let mut again: Option<Timestamp> = None;
+        let mut choices = 0;
+        let mut seen = BTreeSet::new();
+        for most in [SEEK_FIRST, SEEK_MAX] {
+            let next = self.queue.in_order(most);
+            let all = next.len() < most;
+            for action in next {
+                let Some(turn) = seen.insert(action).then(|| self.turn(now, action)).flatten() else { continue };
+                if turn.at <= now {
+                    return Ok((action, turn));
+                }
+                again = Some(again.map_or(turn.at, |again| again.min(turn.at)));
+                choices += 1;
+                if choices >= CHOICE_MAX {
+                    return Err(again);
+                }
+            }
+            if all {
                 break;
             }
         }
-        if let Some(again) = again {
-            self.arm(Timer::Seek, again);
-        }
+        Err(again)
     }
 
     fn may_take(&self) -> bool {
@@ -252,11 +274,12 @@ impl Engine {
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, lapsed, .. } = slot_state else { continue };
             let rivals = self.rivals(place, *slot, &demand);
+            let draws = Draws::new(&nonce, action, *slot);
             let mut order: Vec<([u8; 32], OperatorId)> = rivals
                 .idle
                 .into_iter()
                 .filter(|operator| !assigned.contains(operator))
-                .map(|operator| (draw(&nonce, action, *slot, &operator), operator))
+                .map(|operator| (draws.of(&operator), operator))
                 .collect();
             order.sort();
             if let Some((_, first)) = order.first() {
@@ -269,7 +292,7 @@ impl Engine {
             let own = order[rank].0;
             let mut wait = quantum.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX));
             // Who seems busy may have become free at this moment, as this node has. Draws spread those over the ready jobs.
-            if rivals.busy.iter().any(|operator| draw(&nonce, action, *slot, operator) < own) {
+            if rivals.busy.iter().any(|operator| draws.of(operator) < own) {
                 wait += quantum * u32::from(own[0]) / 256;
             }
             // Who let the lease lapse leaves it to others first.
@@ -305,7 +328,7 @@ impl Engine {
                 && presence.accepting
                 && (slot.is_arbiter() || !presence.arbiter_only)
                 && presence.cores >= facts.cores
-                && Facts::of_presence(presence).unmet(&facts.environment).is_none();
+                && Facts::met_by(presence, &facts.environment);
             let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
             let idle = presence.free_cores >= facts.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
             if idle {
@@ -328,7 +351,11 @@ impl Engine {
     fn claim(&mut self, now: Timestamp, place: Place, slot: SlotNo, epoch: u32) {
         let (Some(demand), Some(state)) = (self.demand(place), self.state(place)) else { return };
         let action = self.board.action_id(place);
-        let Some(whole) = self.action_at(place) else { return };
+        let Some(whole) = self.action_at(place) else {
+            // An input is in doubt since it was bound; when that is settled, it is bound anew.
+            self.desk.avoid.insert(action, now + INPUT_BACKOFF);
+            return;
+        };
         let lease = LeaseRef { action, slot, epoch };
         let order = BuildOrder {
             lease,
