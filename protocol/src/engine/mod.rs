@@ -223,6 +223,13 @@ impl Engine {
         }
     }
 
+    /// Signs a record of this node, takes it in and sends it, as [`Input::Author`] does, and says which it is. It may be
+    /// shown to nobody before it is durable, which [`Output::Persist`] asks for. `None` where the payload is too large
+    /// for a record.
+    pub fn publish(&mut self, now: Timestamp, payload: Payload, lifetime: Duration) -> Option<RecordId> {
+        self.author(now, payload, lifetime).map(|record| record.id())
+    }
+
     /// The next thing to do, oldest first.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

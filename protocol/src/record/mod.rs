@@ -57,6 +57,31 @@ struct Envelope {
     payload: BoundedBytes<PAYLOAD_BYTES_MAX>,
 }
 
+impl Envelope {
+    /// An envelope of this version, the bytes that are signed, and the signature, which is not checked here.
+    fn read(bytes: &[u8]) -> Result<(Self, &[u8], Signature), RecordError> {
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(RecordError::Envelope(DecodeError::TooLarge { given: bytes.len(), limit: RECORD_BYTES_MAX }));
+        }
+        let Some((signed, signature)) = bytes.split_last_chunk::<SIGNATURE_BYTES>() else {
+            return Err(RecordError::Envelope(DecodeError::Malformed("shorter than a signature".into())));
+        };
+        let envelope: Self = codec::decode(signed, RECORD_BYTES_MAX).map_err(RecordError::Envelope)?;
+        if envelope.version != RECORD_VERSION {
+            return Err(RecordError::UnknownVersion(envelope.version));
+        }
+        Ok((envelope, signed, Signature(*signature)))
+    }
+
+    /// Whether it is of `network`, and its author signed it.
+    fn check(&self, signed: &[u8], signature: &Signature, network: NetworkId) -> Result<(), RecordError> {
+        if self.network != network {
+            return Err(RecordError::ForeignNetwork { found: self.network, wanted: network });
+        }
+        Ok(keys::verify(&self.author, &message(self.kind, signed), signature)?)
+    }
+}
+
 /// A decoded record. Its signature is not checked yet: see [`Record::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -88,10 +113,16 @@ pub enum RecordError {
     /// Not a record's bytes.
     #[error("not a record: {0}")]
     Envelope(DecodeError),
-    /// A type that this version does not know; relayed, never penalised.
-    #[error("record of unknown type {0}")]
-    UnknownKind(u16),
-    /// An envelope of a later version; relayed, never penalised.
+    /// A type that this version does not know; relayed within a quota, never penalised.
+    #[error("record of unknown type {kind}")]
+    UnknownKind {
+        /// The type's code.
+        kind: u16,
+        /// Whose key stands in it. [`Record::open`] has checked that its owner signed it, for this network; before that
+        /// it is anybody's word.
+        author: [u8; 32],
+    },
+    /// An envelope of a later version, of which nothing can be checked; relayed within a quota, never penalised.
     #[error("record of unknown version {0}")]
     UnknownVersion(u16),
     /// The payload is not what its type says.
@@ -213,23 +244,15 @@ impl Record {
     /// # Errors
     /// [`RecordError`], all but its signature.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        if bytes.len() > RECORD_BYTES_MAX {
-            return Err(RecordError::Envelope(DecodeError::TooLarge { given: bytes.len(), limit: RECORD_BYTES_MAX }));
-        }
-        let Some((signed, signature)) = bytes.split_last_chunk::<SIGNATURE_BYTES>() else {
-            return Err(RecordError::Envelope(DecodeError::Malformed("shorter than a signature".into())));
-        };
-        let envelope: Envelope = codec::decode(signed, RECORD_BYTES_MAX).map_err(RecordError::Envelope)?;
-        if envelope.version != RECORD_VERSION {
-            return Err(RecordError::UnknownVersion(envelope.version));
-        }
-        let kind = Kind::from_code(envelope.kind).ok_or(RecordError::UnknownKind(envelope.kind))?;
+        let (envelope, signed, signature) = Envelope::read(bytes)?;
+        let unknown = RecordError::UnknownKind { kind: envelope.kind, author: envelope.author };
+        let kind = Kind::from_code(envelope.kind).ok_or(unknown)?;
         if envelope.expires < envelope.issued || envelope.expires > kind.latest_expiry(envelope.issued) {
             return Err(RecordError::Lifetime { kind, issued: envelope.issued, expires: envelope.expires });
         }
         let payload = Payload::from_bytes(kind, &envelope.payload).map_err(|error| RecordError::Payload { kind, error })?;
         let id = RecordId(*blake3::hash(&message(envelope.kind, signed)).as_bytes());
-        Ok(Self { id, envelope, payload, signature: Signature(*signature), bytes: bytes.into() })
+        Ok(Self { id, envelope, payload, signature, bytes: bytes.into() })
     }
 
     /// Checks that the record is of `network`, that its author signed it, and that whom it claims agreed to that.
@@ -237,11 +260,7 @@ impl Record {
     /// # Errors
     /// [`RecordError::ForeignNetwork`], [`RecordError::Signature`] or [`RecordError::Unauthorised`].
     pub fn verify(self, network: NetworkId) -> Result<SharedRecord, RecordError> {
-        if self.envelope.network != network {
-            return Err(RecordError::ForeignNetwork { found: self.envelope.network, wanted: network });
-        }
-        let signed = &self.bytes[..self.bytes.len() - SIGNATURE_BYTES];
-        keys::verify(&self.envelope.author, &message(self.envelope.kind, signed), &self.signature)?;
+        self.envelope.check(&self.bytes[..self.bytes.len() - SIGNATURE_BYTES], &self.signature, network)?;
         self.check_consent()?;
         Ok(Arc::new(Verified(self)))
     }
@@ -261,12 +280,21 @@ impl Record {
         checked.map_err(|_| NoConsent { operator, node: certificate.node, network })
     }
 
-    /// [`Record::decode`] and [`Record::verify`] in one.
+    /// [`Record::decode`] and [`Record::verify`] in one. What can be checked of a record of unknown type is checked too:
+    /// that it is of `network`, and that its author signed it.
     ///
     /// # Errors
     /// [`RecordError`].
     pub fn open(bytes: &[u8], network: NetworkId) -> Result<SharedRecord, RecordError> {
-        Self::decode(bytes)?.verify(network)
+        match Self::decode(bytes) {
+            Ok(record) => record.verify(network),
+            Err(unknown @ RecordError::UnknownKind { .. }) => {
+                let (envelope, signed, signature) = Envelope::read(bytes)?;
+                envelope.check(signed, &signature, network)?;
+                Err(unknown)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// BLAKE3 of what is signed.
@@ -327,6 +355,14 @@ impl Record {
     pub(crate) fn forge(key: &SecretKey, network: NetworkId, issued: Timestamp, payload: Payload) -> Arc<[u8]> {
         let expires = payload.kind().latest_expiry(issued);
         Self::sign(key, network, 1, issued, expires, payload).map_or_else(|_| Arc::default(), |record| record.bytes)
+    }
+
+    /// The bytes of a record whose type only a later version knows.
+    pub(crate) fn of_the_future(key: &SecretKey, network: NetworkId, kind: u16) -> Vec<u8> {
+        let (author, payload) = (key.public(), BoundedBytes::try_from(vec![7; 9]).unwrap_or_default());
+        let (issued, expires) = (Timestamp(1000), Timestamp(2000));
+        let signed = codec::encode(&Envelope { kind, version: RECORD_VERSION, network, author, sequence: 1, issued, expires, payload });
+        [signed.as_slice(), &key.sign(&message(kind, &signed)).0].concat()
     }
 }
 
