@@ -17,6 +17,9 @@ use crate::home::Home;
 /// How long a charter and a release are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a newer release than the first that was found is waited for.
+const PATIENCE_FOR_NEWER: Duration = Duration::from_secs(5);
+
 /// Fetches `CHANNEL/NAME` of the network of `ticket` to `to`, with a node that lives only for that, in a temporary home.
 ///
 /// # Errors
@@ -53,6 +56,17 @@ pub async fn ephemeral_fetch(
             Some(_) => Problem::not_found(format!("the network has no release of the channel {channel:?}")),
         });
     }
+    // The first that came may not be the newest: another is waited for where one was announced, but not for ever, since
+    // anybody can announce.
+    let newest = async {
+        for peer in daemon.net.peers().await.into_iter().filter(|peer| peer.networks.contains(&network.id)) {
+            let _ = daemon.net.sync_with(network.id, peer.node).await;
+        }
+        while daemon.awaits_release(&network, channel) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE_FOR_NEWER, newest).await;
     let ask = api::Fetch { what: format!("{channel}/{name}"), to };
     let fetched = daemon.fetch_for_user(&network, &ask, progress).await;
     daemon.farewell().await;

@@ -16,10 +16,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use barnraiser_bootstrap::FetchProgress;
 use barnraiser_protocol::bounded::BoundedVec;
-use barnraiser_protocol::engine::Input;
 use barnraiser_protocol::engine::query::{BatchView, JobView};
 use barnraiser_protocol::graph::JobIndex;
-use barnraiser_protocol::id::{ActionId, BatchId, BlobHash};
+use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, RecordId};
 use barnraiser_protocol::record::payload::{Batch, Cancel, Retry};
 use barnraiser_protocol::record::{Kind, Payload};
 use barnraiser_store::Durability;
@@ -41,6 +40,9 @@ use crate::submit::{self, Surroundings};
 const BATCH_LIFETIME: Duration = Duration::from_secs(14 * 24 * 3600);
 /// The most bytes of a request's body.
 const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// How long an answer waits for the disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 type Answer<T> = Result<Json<T>, Problem>;
 type Shared = State<Arc<Daemon>>;
@@ -105,6 +107,21 @@ impl Daemon {
             [] => Err(Problem::not_found(format!("this node is not in a network {text:?}"))),
             _ => Err(Problem::usage(format!("{text:?} fits several networks; give more digits of its id"))),
         }
+    }
+
+    /// Signs and publishes records of this node, and waits until they survive power loss: what people are told to be done
+    /// is done. Gives the ids of those that fitted into a record.
+    async fn publish(&self, network: &Network, payloads: Vec<(Payload, Duration)>) -> Result<Vec<RecordId>, Problem> {
+        let published = self.engines.with(&network.id, |engine, now| {
+            payloads.into_iter().filter_map(|(payload, lifetime)| engine.publish(now, payload, lifetime)).collect::<Vec<_>>()
+        });
+        let ids = published.ok_or_else(|| joining(network))?;
+        let written = tokio::time::timeout(DISK_PATIENCE, self.engines.until_written(&ids)).await;
+        written.map_err(|_| {
+            let why = self.stuck().unwrap_or_else(|| "the disk has not answered yet".into());
+            Problem::failed(format!("it could not be written yet, so nobody was told of it: {why}. The node tries on"))
+        })?;
+        Ok(ids)
     }
 
     /// The batch of that id or unique prefix, or of that name, the newest first.
@@ -362,34 +379,18 @@ async fn submit_batch(State(daemon): Shared, Path(net): Path<String>, Json(ask):
         url: heading.url,
         labels: heading.labels,
     };
-    let before: BTreeSet<BatchId> = known_batches(&daemon, &network);
-    let author = Input::Author(Payload::Batch(batch), BATCH_LIFETIME);
-    daemon.engines.with(&network.id, |engine, now| engine.handle(now, author)).ok_or_else(|| joining(&network))?;
-    let mine = known_batches(&daemon, &network).into_iter().find(|id| {
-        !before.contains(id)
-            && daemon.engines.ask(&network.id, |engine| {
-                engine.record(&(*id).into()).is_some_and(|record| {
-                    record.author_key() == daemon.node().0 && matches!(record.payload(), Payload::Batch(batch) if batch.graph == graph)
-                })
-            }) == Some(true)
-    });
-    let batch = mine.ok_or_else(|| Problem::failed("the batch is too large for a record; shorten its name, url or labels"))?;
+    let records = daemon.publish(&network, vec![(Payload::Batch(batch), BATCH_LIFETIME)]).await?;
+    let batch = records.first().map(|id| BatchId::from(*id));
+    let batch = batch.ok_or_else(|| Problem::failed("the batch is too large for a record; shorten its name, url or labels"))?;
     Ok(Json(api::Submitted { batch, jobs }))
-}
-
-fn known_batches(daemon: &Daemon, network: &Network) -> BTreeSet<BatchId> {
-    let ids = |engine: &barnraiser_protocol::engine::Engine| {
-        engine.board().of_kind(Kind::Batch).map(|record| BatchId::from(record.id())).collect()
-    };
-    daemon.engines.ask(&network.id, ids).unwrap_or_default()
 }
 
 async fn cancel(State(daemon): Shared, Path((net, id)): Path<(String, String)>) -> Answer<api::Done> {
     let network = daemon.network(&net)?;
     let batch = daemon.batch_id(&network, &id)?;
     may_change(&daemon, &network, &batch)?;
-    let author = Input::Author(Payload::Cancel(Cancel { batch }), BATCH_LIFETIME + Duration::from_secs(24 * 3600));
-    daemon.engines.with(&network.id, |engine, now| engine.handle(now, author));
+    let cancel = Payload::Cancel(Cancel { batch });
+    daemon.publish(&network, vec![(cancel, BATCH_LIFETIME + Duration::from_secs(24 * 3600))]).await?;
     Ok(Json(api::Done { message: format!("batch {} is cancelled", batch.short()) }))
 }
 
@@ -425,11 +426,12 @@ async fn retry(State(daemon): Shared, Path((net, id)): Path<(String, String)>, Q
     if failed.is_empty() {
         return Err(Problem::failed(format!("no job of batch {} has failed", batch.short())));
     }
+    let mut retries = Vec::new();
     for some in failed.chunks(64) {
         let actions = BoundedVec::try_from(some.to_vec()).map_err(|error| Problem::failed(error.to_string()))?;
-        let author = Input::Author(Payload::Retry(Retry { batch, actions }), BATCH_LIFETIME);
-        daemon.engines.with(&network.id, |engine, now| engine.handle(now, author));
+        retries.push((Payload::Retry(Retry { batch, actions }), BATCH_LIFETIME));
     }
+    daemon.publish(&network, retries).await?;
     Ok(Json(api::Done { message: format!("{} failed jobs are built again", failed.len()) }))
 }
 

@@ -11,7 +11,9 @@ pub mod engines;
 mod ephemeral;
 mod http;
 mod logs;
+mod metadata;
 mod networks;
+mod relay;
 mod releases;
 pub mod workbench;
 

@@ -303,7 +303,11 @@ impl Engine {
                 && Facts::of_presence(presence).unmet(&state.action.environment).is_none();
             let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
             let idle = presence.free_cores >= state.action.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
-            if idle { rivals.idle.insert(operator) } else { rivals.busy.insert(operator) };
+            if idle {
+                rivals.idle.insert(operator)
+            } else {
+                rivals.busy.insert(operator)
+            };
         }
         let lend = &self.config.lend;
         if let Some(me) = self.operator()
