@@ -29,6 +29,7 @@ use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::outcome::Outcome;
 use barnraiser_protocol::record::payload::LeaseRef;
+use barnraiser_protocol::sync::{ItemSet, Window};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_store::Store;
 use tokio::sync::broadcast;
@@ -103,12 +104,14 @@ pub enum RunError {
 struct Boards(Arc<Engines>);
 
 impl RecordSource for Boards {
-    fn summary(&self, network: &NetworkId, cut: Timestamp) -> Vec<(Timestamp, RecordId)> {
-        let items = self.0.show(network, |engine, unwritten| {
-            let shown = engine.items().filter(|(at, id)| *at > cut && !unwritten.contains(id));
-            shown.collect()
+    fn look(&self, network: &NetworkId, cut: Timestamp, look: &mut dyn FnMut(&Window<'_>)) {
+        let shown = self.0.show(network, |engine, unwritten| {
+            let hidden = unwritten.iter().filter_map(|id| Some((engine.record(id)?.forget_at(), *id)));
+            look(&engine.items().window(cut, hidden));
         });
-        items.unwrap_or_default()
+        if shown.is_none() {
+            look(&ItemSet::default().window(cut, []));
+        }
     }
     fn get(&self, network: &NetworkId, ids: &[RecordId]) -> Vec<Vec<u8>> {
         let bytes = self.0.show(network, |engine, unwritten| {

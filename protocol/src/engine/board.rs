@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::{ActionId, NodeId, RecordId};
 use crate::record::payload::{Claim, Commitment, HandBack, LeaseRef, Presence, Renewal, Reveal, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
+use crate::sync::ItemSet;
 use crate::time::Timestamp;
 
 /// The most live records of one author. A builder writes about five a build; a flood ends here.
@@ -30,7 +31,7 @@ pub enum Inserted {
 #[derive(Debug, Default)]
 pub struct Board {
     records: BTreeMap<RecordId, SharedRecord>,
-    by_expiry: BTreeSet<(Timestamp, RecordId)>,
+    by_expiry: ItemSet,
     latest: BTreeMap<([u8; 32], Kind), RecordId>,
     authored: BTreeMap<[u8; 32], usize>,
     by_action: BTreeMap<ActionId, BTreeSet<RecordId>>,
@@ -105,7 +106,7 @@ impl Board {
     /// Takes out all whose time is over at `now`.
     pub fn expire(&mut self, now: Timestamp) -> Vec<SharedRecord> {
         let mut gone = Vec::new();
-        while let Some((at, id)) = self.by_expiry.first().copied()
+        while let Some((at, id)) = self.by_expiry.first()
             && at <= now
         {
             gone.extend(self.remove(&id));
@@ -120,7 +121,7 @@ impl Board {
 
     /// When the next record's time is over.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.by_expiry.first().map(|(at, _)| *at)
+        self.by_expiry.first().map(|(at, _)| at)
     }
 
     /// The record of that id.
@@ -134,8 +135,8 @@ impl Board {
     }
 
     /// (when it may be forgotten, id) of all records, in that order: what anti-entropy compares.
-    pub fn items(&self) -> impl Iterator<Item = (Timestamp, RecordId)> + '_ {
-        self.by_expiry.iter().copied()
+    pub const fn items(&self) -> &ItemSet {
+        &self.by_expiry
     }
 
     /// Number of records.

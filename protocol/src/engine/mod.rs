@@ -30,6 +30,7 @@ use rand_chacha::rand_core::SeedableRng as _;
 use crate::id::{BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
 use crate::policy::Policy;
 use crate::record::{Kind, Payload, Record, SharedRecord};
+use crate::sync::ItemSet;
 use crate::time::Timestamp;
 use crate::trust::charter::Grants;
 use crate::trust::members::Members;
@@ -296,7 +297,7 @@ impl Engine {
     }
 
     /// All live records as (when it may be forgotten, id), in that order: what anti-entropy compares.
-    pub fn items(&self) -> impl Iterator<Item = (Timestamp, RecordId)> + '_ {
+    pub const fn items(&self) -> &ItemSet {
         self.board.items()
     }
 

@@ -453,7 +453,7 @@ fn conclusions(engine: &Engine) -> String {
         .map(|job| (job.label, job.action, job.state, job.verdict, job.attestations.len()))
         .collect();
     let slots: Vec<_> = engine.actions.values().map(|action| format!("{:?}", action.slots)).collect();
-    format!("{:?} {jobs:?} {slots:?}", engine.items().collect::<Vec<_>>())
+    format!("{:?} {jobs:?} {slots:?}", engine.items().iter().collect::<Vec<_>>())
 }
 
 proptest! {

@@ -13,7 +13,7 @@ use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, Re
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::record::payload::{Batch, Priority, Retry};
 use barnraiser_protocol::record::{Payload, RECORD_BYTES_MAX, Record, SharedRecord};
-use barnraiser_protocol::sync::SYNC_PROTOCOL;
+use barnraiser_protocol::sync::{ItemSet, SYNC_PROTOCOL, Window};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, FRAME_BYTES_MAX, Request};
 use barnraiser_store::{Durability, Store};
@@ -121,8 +121,9 @@ struct Stranger {
 struct Offered(Mutex<Vec<(RecordId, Vec<u8>)>>);
 
 impl RecordSource for Offered {
-    fn summary(&self, _: &NetworkId, _: Timestamp) -> Vec<(Timestamp, RecordId)> {
-        self.0.lock().unwrap().iter().map(|(id, _)| (Timestamp::MAX, *id)).collect()
+    fn look(&self, _: &NetworkId, cut: Timestamp, look: &mut dyn FnMut(&Window<'_>)) {
+        let items: ItemSet = self.0.lock().unwrap().iter().map(|(id, _)| (Timestamp::MAX, *id)).collect();
+        look(&items.window(cut, []));
     }
     fn get(&self, _: &NetworkId, ids: &[RecordId]) -> Vec<Vec<u8>> {
         self.0.lock().unwrap().iter().filter(|(id, _)| ids.contains(id)).map(|(_, bytes)| bytes.clone()).collect()
