@@ -89,6 +89,8 @@ pub(super) struct Desk {
     free_since: Timestamp,
     propagation: Duration,
     announced: Option<(Timestamp, Presence)>,
+    /// The node stops: it has taken back its Presence.
+    left: bool,
 }
 
 impl Default for Desk {
@@ -101,6 +103,7 @@ impl Default for Desk {
             free_since: Timestamp::default(),
             propagation: PROPAGATION_GUESS,
             announced: None,
+            left: false,
         }
     }
 }
@@ -303,7 +306,11 @@ impl Engine {
                 && Facts::of_presence(presence).unmet(&state.action.environment).is_none();
             let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
             let idle = presence.free_cores >= state.action.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
-            if idle { rivals.idle.insert(operator) } else { rivals.busy.insert(operator) };
+            if idle {
+                rivals.idle.insert(operator)
+            } else {
+                rivals.busy.insert(operator)
+            };
         }
         let lend = &self.config.lend;
         if let Some(me) = self.operator()
@@ -415,6 +422,17 @@ impl Engine {
             self.drop_lease(now, *lease, reason);
         }
         self.hand_back(now, leases);
+    }
+
+    /// Ends this node's part. Others would take it for present until its Presence expires, and leave work to it.
+    pub(super) fn leave(&mut self, now: Timestamp) {
+        self.config.lend.builds = false;
+        self.hand_back_all(now, "the node stops");
+        self.desk.left = true;
+        if self.operator().is_some() {
+            // For as long as the one that it takes back: whoever still has that must not bring it back.
+            self.author(now, Payload::Presence(Presence::farewell()), PRESENCE_LIFETIME);
+        }
     }
 
     fn hand_back(&mut self, now: Timestamp, leases: Vec<LeaseRef>) {
@@ -530,8 +548,8 @@ impl Engine {
 
     pub(super) fn announce_presence(&mut self, now: Timestamp) {
         self.arm(Timer::Presence, now + PRESENCE_LIFETIME / 3);
-        if self.operator().is_none() {
-            return; // nobody can make anything of it
+        if self.desk.left || self.operator().is_none() {
+            return; // the last word is spoken, or nobody can make anything of it
         }
         let lend = &self.config.lend;
         let facts = &self.config.facts;
