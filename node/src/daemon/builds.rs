@@ -73,6 +73,7 @@ impl OutputSink for StoreSink {
 pub(super) fn sweep(builds: &Path) {
     let Ok(left) = std::fs::read_dir(builds) else { return };
     for folder in left.flatten() {
+        builder::end_sandboxes_of(&folder.path());
         if let Err(error) = builder::remove_scratch(&folder.path()) {
             tracing::warn!(%error, folder = %folder.path().display(), "what a build left can't be removed");
         }
