@@ -21,7 +21,7 @@ fn not_one_builder(view: &JobView, prefix: &str, builders: &BTreeSet<OperatorId>
         return Problem::not_found(format!("{} has no log yet: nobody has built it; it is {} ({})", view.label, view.state, view.why));
     }
     let there = builders.iter().map(|operator| {
-        let readable = view.attestations.iter().filter(|attestation| attestation.operator == *operator).any(|one| has_log(one));
+        let readable = view.attestations.iter().filter(|attestation| attestation.operator == *operator).any(has_log);
         format!("\n  {operator}{}", if readable { "" } else { "  (not readable yet)" })
     });
     let there: String = there.collect();
