@@ -17,8 +17,9 @@ use axum::{Json, Router};
 use barnraiser_bootstrap::FetchProgress;
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::engine::query::{BatchView, JobView};
+use barnraiser_protocol::engine::Engine;
 use barnraiser_protocol::graph::JobIndex;
-use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, RecordId};
+use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, OperatorId, RecordId};
 use barnraiser_protocol::record::payload::{Batch, Cancel, Retry};
 use barnraiser_protocol::record::{Kind, Payload};
 use barnraiser_store::Durability;
@@ -31,13 +32,15 @@ use tokio::task::JoinHandle;
 use super::Daemon;
 use super::engines::now;
 use super::networks::Network;
-use super::releases::{joining, view};
+use super::releases::{joining, no_release, view};
 use crate::api::{self, Problem};
 use crate::sources::Sources;
 use crate::submit::{self, Surroundings};
 
 /// How long a batch is offered.
 const BATCH_LIFETIME: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How many requests to join are shown: anybody can write one.
+const REQUESTS_SHOWN: usize = 100;
 /// The most bytes of a request's body.
 const BODY_BYTES_MAX: usize = 64 << 20;
 
@@ -187,9 +190,10 @@ fn network_status(daemon: &Daemon, network: &Network, peers: usize) -> api::Netw
             trusted: members.is_trusted(&operator),
             nodes: members.nodes_of(&operator).into_iter().map(|node| (node, present.contains(&node))).collect(),
         });
-        (engine.board().len(), engine.board().of_kind(Kind::Batch).count(), engine.own_leases().len(), operators.collect())
+        let counts = (engine.board().len(), engine.board().of_kind(Kind::Batch).count(), engine.own_leases().len());
+        (counts, operators.collect(), join_requests(engine))
     });
-    let (records, batches, leases, operators) = known.unwrap_or_default();
+    let ((records, batches, leases), operators, requests) = known.unwrap_or_default();
     api::NetworkStatus {
         id: network.id,
         name: network.name.clone(),
@@ -201,7 +205,27 @@ fn network_status(daemon: &Daemon, network: &Network, peers: usize) -> api::Netw
         leases,
         policy: charter.map(|charter| charter.policy().clone()),
         operators,
+        requests,
     }
+}
+
+/// The newest request of each operator.
+fn join_requests(engine: &Engine) -> Vec<api::JoinRequestStatus> {
+    let mut newest: BTreeMap<OperatorId, api::JoinRequestStatus> = BTreeMap::new();
+    for record in engine.board().of_kind(Kind::JoinRequest) {
+        let Payload::JoinRequest(request) = record.payload() else { continue };
+        let operator = OperatorId(record.author_key());
+        let (message, at) = (request.message.to_string(), record.issued());
+        let invited = engine.members().branch_of(&operator).is_some();
+        let said = api::JoinRequestStatus { operator, message, at, invited };
+        if newest.get(&operator).is_none_or(|known| known.at < at) {
+            newest.insert(operator, said);
+        }
+    }
+    let mut requests: Vec<_> = newest.into_values().collect();
+    requests.sort_by_key(|request| std::cmp::Reverse(request.at));
+    requests.truncate(REQUESTS_SHOWN);
+    requests
 }
 
 async fn peers(State(daemon): Shared) -> Answer<Vec<api::Peer>> {
@@ -228,6 +252,9 @@ struct Pause {
 }
 
 async fn pause(State(daemon): Shared, Json(ask): Json<Pause>) -> Answer<api::Done> {
+    if !daemon.wants_builds {
+        return Ok(Json(api::Done { message: "this node takes no builds at all, so there is nothing to pause".into() }));
+    }
     let until = ask.for_s.map(|seconds| now() + Duration::from_secs(seconds));
     daemon.pause(until);
     if let Some(until) = until {
@@ -414,6 +441,12 @@ async fn retry(State(daemon): Shared, Path((net, id)): Path<(String, String)>, Q
     let network = daemon.network(&net)?;
     let batch = daemon.batch_id(&network, &id)?;
     may_change(&daemon, &network, &batch)?;
+    let view = daemon.engines.ask(&network.id, |engine| engine.batch(&batch)).flatten();
+    if let Some(why) = view.and_then(|view| view.halted) {
+        let message =
+            format!("batch {} can't be retried: {why}, so nothing of it is built; `barn submit` makes a new batch", batch.short());
+        return Err(Problem::failed(message));
+    }
     let mut failed = daemon.engines.ask(&network.id, |engine| engine.failed_actions(&batch)).unwrap_or_default();
     if let Some(index) = query.job {
         let view = daemon.engines.ask(&network.id, |engine| engine.job(&batch, JobIndex(index))).flatten();
@@ -432,7 +465,8 @@ async fn retry(State(daemon): Shared, Path((net, id)): Path<(String, String)>, Q
         retries.push((Payload::Retry(Retry { batch, actions }), BATCH_LIFETIME));
     }
     daemon.publish(&network, retries).await?;
-    Ok(Json(api::Done { message: format!("{} failed jobs are built again", failed.len()) }))
+    let jobs = if failed.len() == 1 { "1 failed job is".to_owned() } else { format!("{} failed jobs are", failed.len()) };
+    Ok(Json(api::Done { message: format!("{jobs} built again") }))
 }
 
 async fn propose(State(daemon): Shared, Path(net): Path<String>, Json(ask): Json<api::Propose>) -> Result<Response, Problem> {
@@ -450,7 +484,7 @@ async fn publish(State(daemon): Shared, Path(net): Path<String>, Json(ask): Json
 async fn release(State(daemon): Shared, Path((net, channel)): Path<(String, String)>) -> Answer<api::ReleaseView> {
     let network = daemon.network(&net)?;
     let charter = network.charter().ok_or_else(|| joining(&network))?;
-    let release = network.release(&channel).ok_or_else(|| Problem::not_found(format!("no release of {channel:?} is known")))?;
+    let release = network.release(&channel).ok_or_else(|| no_release(&network, &channel))?;
     Ok(Json(view(&release, &charter)))
 }
 

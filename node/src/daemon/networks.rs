@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use barnraiser_bootstrap::{NetEvent, Topic, Verdict, Via};
-use barnraiser_protocol::engine::{Config as EngineConfig, Engine, Input, OwnResult, Params, Reception};
+use barnraiser_protocol::engine::{Config as EngineConfig, Engine, Input, Params, Reception};
 use barnraiser_protocol::id::{NetworkId, NodeId};
 use barnraiser_protocol::record::{Kind, Payload, Record, RecordError, SharedRecord};
 use barnraiser_protocol::release::Release;
@@ -13,6 +13,7 @@ use barnraiser_protocol::trust::charter::Charter;
 use tokio::sync::mpsc;
 
 use super::Daemon;
+use super::builds::KeptResult;
 use super::engines::now;
 use super::metadata::Fetching;
 use super::relay::Relay;
@@ -151,10 +152,10 @@ impl Daemon {
             engine.receive(moment, record);
         }
         for bytes in results {
-            match serde_json::from_slice::<OwnResult>(&bytes) {
-                Ok(result) => {
-                    self.hide_result(&result).await;
-                    engine.handle(moment, Input::Restore(result));
+            match serde_json::from_slice::<KeptResult>(&bytes) {
+                Ok(kept) => {
+                    self.hide_result(network.id, &kept).await;
+                    engine.handle(moment, Input::Restore(kept.result));
                 }
                 Err(error) => tracing::error!(%error, "a result that was not revealed yet can't be read"),
             }
@@ -182,7 +183,6 @@ impl Daemon {
                     NetEvent::Record { network, bytes, from, via } => records.push((network, bytes, from, via)),
                     NetEvent::PeerConnected { networks, .. } | NetEvent::AddressesChanged { networks } => self.remember_peers(networks),
                     NetEvent::Misbehaved { node, what } => tracing::warn!(node = %node.short(), %what, "a peer misbehaved"),
-                    NetEvent::Listening(address) => tracing::info!(%address, "listening"),
                     _ => {}
                 }
             }

@@ -203,10 +203,10 @@ impl Board {
         Some(told.at.min(record.issued()))
     }
 
-    /// What every node last said of itself.
+    /// What every node last said of itself, but for those that said that they leave.
     pub fn presences(&self) -> impl Iterator<Item = (NodeId, &SharedRecord, &Presence)> {
         self.of_kind(Kind::Presence).filter_map(|record| match record.payload() {
-            Payload::Presence(presence) => Some((NodeId(record.author_key()), record, presence)),
+            Payload::Presence(presence) if !presence.is_farewell() => Some((NodeId(record.author_key()), record, presence)),
             _ => None,
         })
     }

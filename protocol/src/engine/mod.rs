@@ -214,6 +214,7 @@ impl Engine {
                 self.seek_work(now);
             }
             Input::HandBackAll => self.hand_back_all(now, "the owner wants the machine back"),
+            Input::Leave => self.leave(now),
             Input::Fetched { want, bytes } => self.fetched(now, want, &bytes),
             Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(lease, log_bytes, cpu_ms),
             Input::Finished { lease, outcome, again, particulars } => self.finish(now, lease, (outcome, again), particulars),

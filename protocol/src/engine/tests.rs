@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::query::JobState;
+use super::query::{JobState, Obstacle};
 use super::*;
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::graph::{Graph, Job, JobIndex, JobKind, JobNeed, Limits};
-
+use crate::id::ActionId;
 use crate::keys::SecretKey;
 use crate::outcome::{FailureClass, Outcome, Particulars};
 use crate::platform::Facts;
