@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
+use barnraiser_protocol::sync::Window;
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_store::Store;
 use libp2p::Multiaddr;
@@ -17,9 +18,9 @@ pub trait BlobAccess: Send + Sync {
 
 /// The records that this node has, for anti-entropy. Called from threads where blocking is allowed.
 pub trait RecordSource: Send + Sync {
-    /// All live records of `network` that are not forgotten before `cut`, in any order: when each is forgotten (the end of
-    /// its effect plus the grace, `Record::forget_at`), and its id.
-    fn summary(&self, network: &NetworkId, cut: Timestamp) -> Vec<(Timestamp, RecordId)>;
+    /// Calls `look` once with all live records of `network` that are not forgotten before `cut`; of a network that is not
+    /// known here, with none.
+    fn look(&self, network: &NetworkId, cut: Timestamp, look: &mut dyn FnMut(&Window<'_>));
     /// The bytes of those of `ids` that are still here, as they were received, in any order.
     fn get(&self, network: &NetworkId, ids: &[RecordId]) -> Vec<Vec<u8>>;
 }

@@ -110,7 +110,7 @@ pub(crate) async fn open(context: &Arc<Context>, network: NetworkId, node: NodeI
     let exchange = async {
         let mut stream = context.opener.open(peer, StreamProtocol::new(SYNC_PROTOCOL), Lane::Control).await?;
         let cut = now() + CUT_AHEAD;
-        let mut side = Side::new(context, network, node, cut, Session::open).await?;
+        let mut side = Side::open(context, network, node, cut).await?;
         let turn = side.turn().await?;
         within(TURN_TIMEOUT, frame::write(&mut stream, &Frame::Open { network, cut, turn })).await?;
         loop {
@@ -156,7 +156,7 @@ pub(crate) async fn answer(context: Arc<Context>, inbound: Inbound) {
             }
         };
         asked = Some(network);
-        let mut side = Side::new(&context, network, node, cut, Session::answer).await?;
+        let mut side = Side::answer(&context, network, node, cut);
         let mut next = turn;
         loop {
             side.take(next).await?;
@@ -209,12 +209,13 @@ async fn read(stream: &mut Stream) -> Result<Option<Frame>, FrameError> {
     within(TURN_TIMEOUT, frame::read(stream, SYNC_FRAME_BYTES_MAX)).await
 }
 
-/// This side of an exchange. Its work is done on threads where blocking is allowed: hashing 100,000 ids takes
-/// milliseconds, and looking records up reads the disk.
+/// This side of an exchange. Its work is done on threads where blocking is allowed: comparing 100,000 ids takes a
+/// millisecond, and looking records up reads the disk.
 struct Side<'a> {
     context: &'a Context,
     network: NetworkId,
     peer: NodeId,
+    cut: Timestamp,
     records: Arc<dyn RecordSource>,
     /// Always there but while a step is under way.
     session: Option<Session>,
@@ -222,31 +223,32 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    async fn new(
-        context: &'a Context,
-        network: NetworkId,
-        peer: NodeId,
-        cut: Timestamp,
-        begin: fn(Vec<barnraiser_protocol::id::RecordId>) -> Session,
-    ) -> Result<Self, SyncError> {
-        let records = context.config.records.clone();
-        let source = records.clone();
-        let begin = move || {
-            let records = source.summary(&network, cut).into_iter();
-            begin(records.filter(|(forgotten, _)| *forgotten >= cut).map(|(_, id)| id).collect())
-        };
-        let session = tokio::task::spawn_blocking(begin).await.map_err(|error| SyncError::Local(error.to_string()))?;
-        Ok(Self { context, network, peer, records, session: Some(session), report: SyncReport::default() })
+    /// The side that answers.
+    fn answer(context: &'a Context, network: NetworkId, peer: NodeId, cut: Timestamp) -> Self {
+        let (records, session) = (context.config.records.clone(), Some(Session::answer()));
+        Self { context, network, peer, cut, records, session, report: SyncReport::default() }
+    }
+
+    /// The side that begins.
+    async fn open(context: &'a Context, network: NetworkId, peer: NodeId, cut: Timestamp) -> Result<Self, SyncError> {
+        let mut side = Self::answer(context, network, peer, cut);
+        let records = side.records.clone();
+        let session = on_thread(move || {
+            let mut opened = None;
+            records.look(&network, cut, &mut |window| opened = Some(Session::open(window)));
+            opened
+        });
+        side.session = Some(session.await?.ok_or_else(not_shown)??);
+        Ok(side)
     }
 
     async fn step<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Session) -> T + Send + 'static) -> Result<T, SyncError> {
         let mut session = self.session.take().ok_or(SyncError::OutOfTurn)?;
-        let (session, result) = tokio::task::spawn_blocking(move || {
+        let (session, result) = on_thread(move || {
             let result = work(&mut session);
             (session, result)
         })
-        .await
-        .map_err(|error| SyncError::Local(error.to_string()))?;
+        .await?;
         self.session = Some(session);
         Ok(result)
     }
@@ -258,8 +260,13 @@ impl<'a> Side<'a> {
     }
 
     async fn take(&mut self, turn: Turn) -> Result<(), SyncError> {
-        let records = self.step(move |session| session.handle(turn)).await??;
-        for bytes in records {
+        let (records, network, cut) = (self.records.clone(), self.network, self.cut);
+        let handle = move |session: &mut Session| {
+            let (mut turn, mut handled) = (Some(turn), None);
+            records.look(&network, cut, &mut |window| handled = turn.take().map(|turn| session.handle(turn, window)));
+            handled
+        };
+        for bytes in self.step(handle).await?.ok_or_else(not_shown)?? {
             self.report.received += 1;
             let event = NetEvent::Record { network: self.network, bytes, from: self.peer, via: Via::Sync };
             self.context.emit(event).await?;
@@ -270,6 +277,14 @@ impl<'a> Side<'a> {
     fn is_finished(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_finished)
     }
+}
+
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SyncError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| SyncError::Local(error.to_string()))
+}
+
+fn not_shown() -> SyncError {
+    SyncError::Local("its records were not shown".into())
 }
 
 /// This machine's clock.

@@ -118,6 +118,22 @@ pub struct NetworkStatus {
     pub policy: Option<Policy>,
     /// Operators that are known, with their standing.
     pub operators: Vec<OperatorStatus>,
+    /// What operators said that joined without an invitation, the newest first; one each.
+    #[serde(default)]
+    pub requests: Vec<JoinRequestStatus>,
+}
+
+/// An operator that asks to be let in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinRequestStatus {
+    /// Who.
+    pub operator: OperatorId,
+    /// What it says for itself; may be empty. A stranger's text.
+    pub message: String,
+    /// When it asked.
+    pub at: Timestamp,
+    /// Whether a member has invited it since.
+    pub invited: bool,
 }
 
 /// An operator of a network.
@@ -260,8 +276,9 @@ pub struct Fetched {
     pub bytes_by_peer: BTreeMap<NodeId, u64>,
     /// The release that it belongs to, where one is known.
     pub release: Option<ReleaseView>,
-    /// Jobs whose output it is: (batch, label, operators that agree).
-    pub built_by: Vec<(BatchId, String, Vec<OperatorId>)>,
+    /// Jobs whose output it is: (batch, label, operators that agree). Where the jobs are not known here, what the release's
+    /// evidence proves: the label is then the action's id.
+    pub built_by: Vec<(Option<BatchId>, String, Vec<OperatorId>)>,
 }
 
 /// `GET /api/v1/n/{net}/releases/{channel}`: the newest release; 404 where there is none.

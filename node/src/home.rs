@@ -94,14 +94,19 @@ impl Home {
     /// The home that `--home` says, or else `BARN_HOME`, or else the XDG data folder.
     ///
     /// # Errors
-    /// [`HomeError::NoFolder`] where none of them says anything.
+    /// [`HomeError::NoFolder`] where none of them says anything, [`HomeError::NotAFolder`] where it, or what it lies in, is
+    /// something else.
     pub fn locate(given: Option<&Path>) -> Result<Self, HomeError> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let root = (given.map(Path::to_owned))
             .or_else(|| variable("BARN_HOME"))
             .or_else(|| Some(variable("XDG_DATA_HOME")?.join(FOLDER)))
             .or_else(|| Some(variable("HOME")?.join(".local/share").join(FOLDER)));
-        Self::at(&root.ok_or(HomeError::NoFolder)?)
+        let home = Self::at(&root.ok_or(HomeError::NoFolder)?)?;
+        match home.root.ancestors().find(|path| path.exists()) {
+            Some(path) if !path.is_dir() => Err(HomeError::NotAFolder { path: path.to_owned() }),
+            _ => Ok(home),
+        }
     }
 
     /// The folder.

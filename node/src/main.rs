@@ -56,7 +56,8 @@ fn watch(cli: &Cli) -> Result<(), Problem> {
     let is_node = matches!(cli.command, Command::Online(OnlineCommand::Run(_)));
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "error",
-        (false, 0) if is_node => "info",
+        // What libp2p says of itself is for who asks for more: a node that is alone is warned of nothing.
+        (false, 0) if is_node => "info,libp2p_swarm=warn,libp2p_kad=error",
         (false, 0) => "warn",
         (false, 1) => "warn,barnraiser_node=debug,barnraiser_bootstrap=debug,barnraiser_store=debug,barnraiser_protocol=debug",
         (false, _) => "debug",

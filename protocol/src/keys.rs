@@ -97,6 +97,12 @@ impl fmt::Debug for SecretKey {
     }
 }
 
+/// Whether anybody can hold the secret half of `key`: it is a point on the curve, and none of the few (all zeros among
+/// them) for which [`verify`] takes no signature.
+pub fn is_usable(key: &[u8; 32]) -> bool {
+    VerifyingKey::from_bytes(key).is_ok_and(|key| !key.is_weak())
+}
+
 /// Checks that `key` signed `message`.
 ///
 /// # Errors
@@ -109,6 +115,14 @@ pub fn verify(key: &[u8; 32], message: &[u8], signature: &Signature) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_that_nobody_can_hold_are_told() {
+        assert!(is_usable(&SecretKey::from_seed(&[7; 32]).public()));
+        assert!(!is_usable(&[0; 32]), "of small order");
+        let usable = (1..=255).filter(|byte| is_usable(&[*byte; 32])).count();
+        assert!((50..200).contains(&usable), "about every second text of 32 bytes is a point: {usable} of 255");
+    }
 
     #[test]
     fn only_the_key_that_signed_verifies() {

@@ -26,7 +26,7 @@ impl Driver {
             SwarmEvent::Behaviour(NodeEvent::Control(event)) => self.on_control_event(event),
             SwarmEvent::NewListenAddr { address, .. } => {
                 let address = with_peer(address, *self.swarm.local_peer_id());
-                tracing::info!(%address, "listening");
+                tracing::debug!(%address, "listening");
                 self.emit(NetEvent::Listening(address));
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {

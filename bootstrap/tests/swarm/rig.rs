@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use barnraiser_bootstrap::{BlobAccess, Limits, Misbehaviour, Multiaddr, Net, NetConfig, NetEvent, RecordSource, Verdict, Via, start};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
+use barnraiser_protocol::sync::{ItemSet, Window};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_store::{Durability, Store};
 use tempfile::TempDir;
@@ -38,9 +39,10 @@ impl Records {
 }
 
 impl RecordSource for Records {
-    fn summary(&self, network: &NetworkId, cut: Timestamp) -> Vec<(Timestamp, RecordId)> {
+    fn look(&self, network: &NetworkId, cut: Timestamp, look: &mut dyn FnMut(&Window<'_>)) {
         assert_eq!(*network, NETWORK);
-        self.lock().records.iter().map(|(id, (at, _))| (*at, *id)).filter(|(at, _)| *at >= cut).collect()
+        let items: ItemSet = self.lock().records.iter().map(|(id, (at, _))| (*at, *id)).collect();
+        look(&items.window(cut, []));
     }
     fn get(&self, _: &NetworkId, ids: &[RecordId]) -> Vec<Vec<u8>> {
         let seen = self.lock();

@@ -2,7 +2,11 @@
 //!
 //! It is process 1 of its process namespace, so when it ends, the kernel kills everything that is left. It tells its
 //! progress in lines on descriptor 3, which the steps don't get. A step could still find that pipe; all it can forge
-//! is its own outcome, which it decides anyway: which process holds the sandbox is not believed once a step runs.
+//! is its own outcome, which it decides anyway: which process holds the sandbox is said elsewhere, by bubblewrap.
+//!
+//! Before anything else it waits to be told to go on. Bubblewrap asks the kernel to end it with its parent, but a parent
+//! that died before that leaves it alone for ever. When the driver runs, both processes of bubblewrap have asked; so if
+//! the node answers it was alive until then, and if it does not, the driver finds the end of its input and ends.
 
 use barnraiser_protocol::action::Action;
 
@@ -11,7 +15,7 @@ use super::inputs::Archive;
 /// Where the driver, the scripts and the archives lie in the sandbox.
 pub const PLACE: &str = "/run/barn";
 
-/// A line that the driver or bubblewrap wrote.
+/// A line that the driver wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// The first program in the sandbox runs.
@@ -26,17 +30,11 @@ pub enum Status {
     Ended(i32),
     /// All steps have passed.
     Done,
-    /// The process that holds everything in the sandbox, as this machine numbers it.
-    Init(u32),
 }
 
 impl Status {
     /// What `line` says, if anything.
     pub fn parse(line: &str) -> Option<Self> {
-        if line.starts_with('{') {
-            let json: serde_json::Value = serde_json::from_str(line).ok()?;
-            return Some(Self::Init(u32::try_from(json.get("child-pid")?.as_u64()?).ok()?));
-        }
         let mut words = line.split(' ');
         let word = words.next()?;
         let number = words.next();
@@ -50,6 +48,12 @@ impl Status {
             _ => None,
         }
     }
+}
+
+/// The process that holds everything in the sandbox, as this machine numbers it, of what bubblewrap wrote of itself.
+pub fn init_of(status: &str) -> Option<u32> {
+    let json: serde_json::Value = serde_json::from_str(status.lines().next()?).ok()?;
+    u32::try_from(json.get("child-pid")?.as_u64()?).ok()
 }
 
 /// Unpacks archive `$1` of kind `$2` to `$3`, one leading folder stripped. What lies at the place already stays; a
@@ -96,7 +100,7 @@ const ENDED: &str = r#"code=$?; echo "ended $code" >&3; [ $code = 0 ] || exit 1"
 /// The driver of `action`, whose archives lie at `/run/barn/archive-N` and whose scripts at `/run/barn/step-N`.
 pub fn script(action: &Action, archives: &[Archive], prelude: &str) -> String {
     use std::fmt::Write as _;
-    let mut text = String::from("echo started >&3\numask 022\ncd /build || exit 1\n");
+    let mut text = String::from("echo started >&3\nread -r go || exit 1\nexec </dev/null\numask 022\ncd /build || exit 1\n");
     text.push_str(prelude);
     if !archives.is_empty() {
         text.push_str(UNPACK);
@@ -138,8 +142,10 @@ mod tests {
 
     #[test]
     fn status_lines_of_both_writers_are_understood() {
-        assert_eq!(Status::parse(r#"{ "child-pid": 7, "net-namespace": 1 }"#), Some(Status::Init(7)));
-        assert_eq!(Status::parse(r#"{ "exit-code": 0 }"#), None);
+        assert_eq!(init_of("{ \"child-pid\": 7, \"net-namespace\": 1 }\n{ \"exit-code\": 0 }\n"), Some(7));
+        assert_eq!((init_of("{ \"exit-code\": 0 }\n"), init_of("{ \"child-"), init_of("")), (None, None, None));
+        // A step can write to the pipe of these, and must not name another process of the machine.
+        assert_eq!(Status::parse(r#"{ "child-pid": 7 }"#), None);
         assert_eq!(Status::parse("step 2"), Some(Status::Step(2)));
         assert_eq!(Status::parse("ended 137"), Some(Status::Ended(137)));
         assert_eq!(Status::parse("step x"), None);

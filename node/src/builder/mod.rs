@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use beneath::remove_scratch;
 pub use collect::OutputSink;
 pub use inputs::Inputs;
-pub use sandbox::{SANDBOX_PATH, SandboxInfo, SandboxProblem, sandbox_check};
+pub use sandbox::{SANDBOX_PATH, SandboxInfo, SandboxProblem, end_sandboxes_of, sandbox_check};
 
 /// One build to do.
 #[derive(Debug, Clone)]

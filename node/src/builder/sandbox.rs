@@ -3,11 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use barnraiser_protocol::action::{Action, Rootfs};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::driver;
 use super::inputs::{Archive, Place};
@@ -177,6 +179,26 @@ pub fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
     })
 }
 
+/// Ends what is left of sandboxes whose scratch folders lie below `folder`, of a node that was killed. Where it was killed in
+/// the moment between bubblewrap's request to die with its parent and its word to its child to go on, that child waits for
+/// the word for ever.
+pub fn end_sandboxes_of(folder: &Path) {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    for process in processes.flatten() {
+        let pid = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let mut arguments = line.split(|byte| *byte == 0).map(|argument| Path::new(OsStr::from_bytes(argument)));
+        let is_bwrap = arguments.next().is_some_and(|program| program.file_name() == Some(OsStr::new("bwrap")));
+        if let Some(pid) = pid
+            && is_bwrap
+            && arguments.any(|argument| argument.starts_with(folder))
+        {
+            tracing::warn!(pid = pid.as_raw_nonzero(), "ending a sandbox that an earlier node left");
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
 /// Everything that one sandbox is made of.
 pub struct Layout<'a> {
     /// What runs in it.
@@ -196,6 +218,11 @@ pub struct Layout<'a> {
 }
 
 impl Layout<'_> {
+    /// The file with bubblewrap's own status ([`driver::init_of`]).
+    pub fn status(scratch: &Path) -> PathBuf {
+        scratch.join("status")
+    }
+
     /// The folder that is `/build`.
     pub fn build(scratch: &Path) -> PathBuf {
         scratch.join("build")
@@ -331,7 +358,7 @@ impl Layout<'_> {
     }
 
     /// The command that starts the sandbox with its driver: the log comes on standard output, [`driver::Status`] lines
-    /// on standard error, and it waits for a line on standard input.
+    /// on standard error, and it waits for a line on standard input, and for another one after [`driver::Status::Started`].
     ///
     /// # Errors
     /// What [`Self::write`] may not have laid.
@@ -381,7 +408,10 @@ const FIRST_FILTER: usize = 5;
 
 // The launcher is a shell because a shell can open, move and close descriptors between fork and exec, which safe Rust
 // cannot. `go` comes once limits are set on this process, so that not one instruction of the build runs without them.
-const LAUNCH_BUILD: &str = "read -r go || exit 125\nexec 3>&2 4>&2 2>&1 </dev/null\nscratch=$1\nshift 2\n";
+// Standard input stays: the driver reads a second `go` from it, and no later program does.
+// Bubblewrap's own status goes into a file: into a pipe that nobody reads any more it would die before it has let its
+// child go on, which then waits for that for ever.
+const LAUNCH_BUILD: &str = "read -r go || exit 125\nscratch=$1\nshift 2\nexec 3>&2 2>&1 4>\"$scratch/status\"\n";
 const LAUNCH_SHELL: &str = "exec 3>&- 4>&-\nscratch=$1\njoins=$2\nshift 2\nwhile [ \"$joins\" -gt 0 ]; do echo $$ >\"$1\" || exit 125; shift; joins=$((joins - 1)); done\n";
 /// Closes whatever this node itself inherited from who started it.
 const CLOSE_INHERITED: &str = r#"for open in /proc/self/fd/*; do
@@ -443,6 +473,35 @@ impl Arguments {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn sandbox_that_a_killed_node_left_is_ended_and_no_other_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let bash = find_program("bash", OsStr::new(SANDBOX_PATH)).unwrap();
+        let start = |name: &str, below: &str| {
+            // Only bash can give a program another name than its file's.
+            let script = format!("exec -a {name} sh -c 'read never' sh \"$0\"");
+            let mut command = Command::new(&bash);
+            command.arg("-c").arg(script).arg(folder.path().join(below)).stdin(std::process::Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let mut left = start("bwrap", "gone/scratch/etc");
+        let mut others = [start("bwrap", "here/scratch/etc"), start("vi", "gone/scratch/etc")];
+        let named = |child: &std::process::Child, name: &str| {
+            let line = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
+            line.starts_with(format!("{name}\0").as_bytes())
+        };
+        while !(named(&left, "bwrap") && named(&others[0], "bwrap") && named(&others[1], "vi")) {
+            std::thread::yield_now();
+        }
+        end_sandboxes_of(&folder.path().join("gone"));
+        assert_eq!(left.wait().unwrap().code(), None, "by a signal");
+        for other in &mut others {
+            assert_eq!(other.try_wait().unwrap(), None);
+            drop(other.stdin.take());
+            other.wait().unwrap();
+        }
+    }
 
     #[test]
     fn missing_bwrap_says_what_to_install() {

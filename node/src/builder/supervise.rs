@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -138,6 +138,7 @@ pub(super) fn supervise(
         done: false,
         usage: GroupUsage::default(),
         init: None,
+        input: None,
     };
     let outcome = build.all(mailbox, sink.as_mut());
     build.report(outcome)
@@ -166,6 +167,8 @@ struct Build<'a> {
     usage: GroupUsage,
     /// Process 1 of the sandbox, by a descriptor that cannot come to mean another process.
     init: Option<OwnedFd>,
+    /// The launcher's and then the driver's standard input, until both were told to go on.
+    input: Option<ChildStdin>,
 }
 
 impl Build<'_> {
@@ -242,18 +245,15 @@ impl Build<'_> {
         drop(command);
         let prepared = launch::prepare(&child, group, &cores, limits, chaos);
         let threads = self.listen(&mut child, &mailbox.events);
-        if prepared.is_ok()
-            && let Some(mut stdin) = child.stdin.take()
-        {
-            // Where the launcher is gone already, its end says so.
-            let _ = stdin.write_all(b"go\n");
-        }
-        drop(child.stdin.take());
+        self.input = child.stdin.take().filter(|_| prepared.is_ok());
+        self.go();
         drop(mailbox.events);
         let end = match &prepared {
             Ok(()) => self.watch(&mailbox.inbox, &child, group, layout),
             Err(_) => End::Exited,
         };
+        // Whatever still waits to be told to go on must not.
+        self.input = None;
         if !matches!(end, End::Exited) {
             self.kill(&mut child, group);
         }
@@ -329,15 +329,30 @@ impl Build<'_> {
         }
     }
 
+    /// Tells the launcher or the driver, whichever waits, to go on.
+    fn go(&mut self) {
+        if let Some(input) = &mut self.input {
+            // Where it is gone already, its end says so.
+            let _ = input.write_all(b"go\n");
+        }
+    }
+
+    /// Learns which process holds the sandbox, from bubblewrap.
+    fn find_init(&mut self) {
+        let said = fs::read_to_string(Layout::status(&self.request.scratch)).unwrap_or_default();
+        let pid = driver::init_of(&said).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        self.init = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+    }
+
     fn learn(&mut self, status: Status) {
         match status {
-            // From bubblewrap, before anything runs. A step that finds the pipe could name any process of this machine.
-            Status::Init(_) if self.step.is_some() => {}
-            Status::Init(pid) => {
-                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-                self.init = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+            Status::Started if self.first_exec.is_none() => {
+                self.first_exec = Some(self.started.elapsed());
+                self.find_init();
+                self.go();
+                self.input = None;
             }
-            Status::Started => self.first_exec = self.first_exec.or(Some(self.started.elapsed())),
+            Status::Started => {}
             Status::Unpacking(number) => self.unpacking = Some(number),
             Status::Unpacked => self.unpacked = true,
             Status::Step(number) => {
@@ -383,7 +398,10 @@ impl Build<'_> {
     }
 
     /// Kills everything in the sandbox; the caller then waits for `child`.
-    fn kill(&self, child: &mut Child, group: Option<&Group>) {
+    fn kill(&mut self, child: &mut Child, group: Option<&Group>) {
+        if self.init.is_none() {
+            self.find_init();
+        }
         let by_descriptor = self.init.as_ref().is_some_and(|init| rustix::process::pidfd_send_signal(init, Signal::KILL).is_ok());
         if let Some(group) = group {
             group.kill();

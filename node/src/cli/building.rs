@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::BuildArgs;
 use super::here::Here;
+use super::online::words::count;
 use super::output::Style;
 use super::planning::local_sources;
 use super::{CommandResult, Exit};
@@ -330,7 +331,8 @@ fn report(here: &Here, done: &Done) -> CommandResult {
         here.out.say(format!("{}  {}", built.tree, built.label))?;
     }
     for (label, differences) in &done.differing {
-        here.out.say(here.out.paint(Style::Bad, &format!("{label}: two builds differ in {} entries", differences.len())))?;
+        here.out
+            .say(here.out.paint(Style::Bad, &format!("{label}: two builds differ in {}", count(differences.len(), "entry", "entries"))))?;
         for difference in differences {
             here.out.say(format!("  {difference}"))?;
         }

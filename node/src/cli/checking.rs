@@ -14,6 +14,7 @@ use sha2::Digest as _;
 
 use super::args::{VerdictArgs, VerifyArgs};
 use super::here::{Here, in_file, now, read_file};
+use super::online::words::count;
 use super::output::{Style, Table};
 use super::{CommandResult, Exit};
 use crate::api::Problem;
@@ -158,7 +159,8 @@ pub(super) fn verdict(here: &Here, args: VerdictArgs) -> CommandResult {
     let mut table = Table::plain();
     table.row(["network".into(), format!("{}{}", evidence.network, known.as_ref().map(|name| format!(" ({name})")).unwrap_or_default())]);
     table.row(["action".into(), findings.action.to_string()]);
-    table.row(["policy".into(), format!("{}: {} equal results", findings.policy.name, findings.policy.quorum)]);
+    let results = count(findings.policy.quorum.into(), "result", "equal results");
+    table.row(["policy".into(), format!("{}: {results}", findings.policy.name)]);
     table.row(["evidence".into(), BlobHash::of(&bytes).to_string()]);
     let state = serde_json::to_value(verdict.state).ok().and_then(|state| Some(state.as_str()?.to_owned())).unwrap_or_default();
     table.row(["verdict".into(), state]);

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use barnraiser_protocol::id::OperatorId;
+use barnraiser_protocol::keys::is_usable;
 use barnraiser_protocol::policy::Policy;
 use barnraiser_protocol::record::Payload;
 use barnraiser_protocol::record::payload::{NodeCertificate, OperatorCertificate};
@@ -235,9 +237,33 @@ async fn change(here: &Here, changes: &[Change], way: SigningWay) -> CommandResu
     put_into_force(here, &home, newer).await
 }
 
+/// Refuses what can't be an operator's id, and says so where nobody with this id is known: an id that was mistyped is as
+/// good as any other, and nobody notices that the right one has no right.
+pub(super) async fn check_operator(here: &Here, operator: &OperatorId) -> Result<(), Problem> {
+    if !is_usable(&operator.0) {
+        let message = format!("{operator} is no operator's id: nobody can have this key; `barn id` on the operator's machine prints it");
+        return Err(Problem::usage(message));
+    }
+    let home = here.home()?;
+    let entry = here.network(&home)?;
+    let live = here.status(&home).await?.and_then(|status| status.networks.into_iter().find(|network| network.id == entry.id));
+    let name = &entry.name;
+    match live {
+        Some(live) if live.operators.iter().any(|known| known.operator == *operator) => {}
+        Some(_) => here.out.note(format!(
+            "nobody with this id has joined {name} yet, as far as the node knows: compare it with what `barn id` prints on the operator's machine"
+        )),
+        None => here.out.note(format!("whether this operator has joined {name} was not looked up: only a running node knows the members")),
+    }
+    Ok(())
+}
+
 /// `barn network trust`
 pub(super) async fn trust(here: &Here, args: TrustArgs) -> CommandResult {
     let TrustArgs { operator, revoke, way } = args;
+    if !revoke {
+        check_operator(here, &operator).await?;
+    }
     change(here, &[if revoke { Change::Untrust(operator) } else { Change::Trust(operator) }], way).await
 }
 
@@ -245,6 +271,9 @@ pub(super) async fn trust(here: &Here, args: TrustArgs) -> CommandResult {
 pub(super) async fn grant(here: &Here, args: GrantArgs) -> CommandResult {
     let GrantArgs { operator, right: GrantRight::Submit, channel, revoke, way } = args;
     let channel = channel_name(&channel).map_err(|error| Problem::usage(error.to_string()))?;
+    if !revoke {
+        check_operator(here, &operator).await?;
+    }
     change(here, &[if revoke { Change::Revoke { operator, channel } } else { Change::Grant { operator, channel } }], way).await
 }
 

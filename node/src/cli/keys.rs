@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::args::KeyCommand;
 use super::here::{Here, in_file, read_file};
+use super::online::words;
 use super::output::Table;
 use super::{CommandResult, Exit};
 use crate::api::Problem;
@@ -134,7 +135,7 @@ fn backup(here: &Here, file: &Path) -> CommandResult {
     if !write_secret(file, &text)? {
         return Err(HomeError::Occupied { path: file.to_owned() }.into());
     }
-    here.out.say(format!("{count} keys are in {}", file.display()))?;
+    here.out.say(format!("{} in {}", words::count(count, "key is", "keys are"), file.display()))?;
     here.out.note("one node key must not run on two machines at once; for a second machine, make a home of its own there");
     here.out.document("backup", &json!({ "file": file, "keys": count }))?;
     Ok(Exit::DONE)

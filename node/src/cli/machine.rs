@@ -118,7 +118,7 @@ pub(super) async fn doctor(here: &Here) -> CommandResult {
     let running = here.status(&home).await.ok().flatten().is_some();
     let isa = if platform.isa.is_empty() { String::new() } else { format!(" ({})", platform.isa) };
     let mut checks =
-        vec![Check::ok("platform", format!("{} {}{isa}, {} cores", platform.os, platform.arch, platform.cores)), check_home(&home)];
+        vec![Check::ok("platform", format!("{} {}{isa}, {}", platform.os, platform.arch, cores(platform.cores))), check_home(&home)];
     match &config {
         Ok(config) => {
             checks.push(check_memory(config, platform));
@@ -177,9 +177,14 @@ fn check_home(home: &Home) -> Check {
     }
 }
 
+fn cores(number: impl Into<u64>) -> String {
+    let number: u64 = number.into();
+    format!("{number} {}", if number == 1 { "core" } else { "cores" })
+}
+
 fn check_memory(config: &Config, platform: &Platform) -> Check {
     let lent = config.lend.memory.bytes();
-    let says = format!("{} of {} lent, with {} of {} cores", bytes(lent), bytes(platform.memory), config.lend.cores, platform.cores);
+    let says = format!("{} of {} lent, with {} of {}", bytes(lent), bytes(platform.memory), config.lend.cores, cores(platform.cores));
     if platform.memory > 0 && lent > platform.memory {
         Check::problem("memory", says, "[lend] memory in barn.toml is more than there is: builds would be killed")
     } else if config.lend.cores > platform.cores {

@@ -10,7 +10,7 @@ use barnraiser_protocol::time::Timestamp;
 use serde_json::json;
 
 use super::args::{InviteArgs, JoinArgs, LeaveArgs, TicketArgs};
-use super::founding::certify;
+use super::founding::{certify, check_operator};
 use super::here::{Here, now};
 use super::{CommandResult, Exit};
 use crate::api::Problem;
@@ -100,6 +100,7 @@ pub(super) async fn invite(here: &Here, args: InviteArgs) -> CommandResult {
         ));
         return print_ticket(here, &entry, addresses, Some(vouch));
     };
+    check_operator(here, &invitee).await?;
     let payload = Payload::Invitation(Invitation { invitee: Invitee::Operator(invitee), until });
     home.add_standing(&own_record(&operator, entry.id, payload)?)?;
     here.out.say(format!("operator {invitee} is invited to {}, until {until}", entry.name))?;

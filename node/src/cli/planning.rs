@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::args::{LockArgs, PlanArgs};
 use super::here::{Here, in_file, read_file};
+use super::online::words::count;
 use super::output::{Style, Table, bytes};
 use super::{CommandResult, Exit};
 use crate::api::{Problem, Submit};
@@ -17,6 +18,9 @@ use crate::home::{Home, write_atomic};
 use crate::platform::Platform;
 use crate::sources::Sources;
 use crate::submit::{Planned, Surroundings, plan_only};
+
+/// How many files of a folder are named to who may have meant one of them.
+const FILES_NAMED: usize = 8;
 
 /// What is to be planned, as the submit module takes it. `-` is standard input.
 pub(super) fn request(file: &Path, set: Vec<(String, String)>) -> Result<Submit, Problem> {
@@ -31,10 +35,27 @@ pub(super) fn request(file: &Path, set: Vec<(String, String)>) -> Result<Submit,
         if !file.exists() {
             return Err(Problem::not_found(format!("{}: there is no such file", file.display())));
         }
+        if file.is_dir() {
+            return Err(a_folder(file));
+        }
         (absolute(file)?, None)
     };
     let set: BTreeMap<String, String> = set.into_iter().collect();
     Ok(Submit { path, text, channel: None, priority: None, set, labels: BTreeMap::new() })
+}
+
+/// What to say to somebody who named a folder: which of its files could be meant.
+pub(super) fn a_folder(folder: &Path) -> Problem {
+    let is_file = |name: &String| name.ends_with(".toml") && name != "barn.toml";
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_file).collect();
+    files.sort();
+    files.truncate(FILES_NAMED);
+    let there = match files.as_slice() {
+        [] => "it has no .toml file".to_owned(),
+        files => format!("it has {}", files.join(", ")),
+    };
+    Problem::usage(format!("{} is a folder; a recipe or batch file is wanted, and {there}", folder.display()))
 }
 
 /// The sources of a store that only offline commands use.
@@ -55,11 +76,12 @@ pub(super) fn plan(here: &Here, args: PlanArgs) -> CommandResult {
     }
     let targets: usize = plan.graph.jobs.iter().map(|job| job.targets.len()).sum();
     here.out.say(format!(
-        "\n{}: {} jobs for {} cells, {} sources, {targets} targets",
+        "\n{}: {} for {}, {}, {}",
         &*heading.name,
-        plan.graph.jobs.len(),
-        plan.cells.len(),
-        plan.requests.len()
+        count(plan.graph.jobs.len(), "job", "jobs"),
+        count(plan.cells.len(), "cell", "cells"),
+        count(plan.requests.len(), "source", "sources"),
+        count(targets, "target", "targets")
     ))?;
     here.out.document("plan", &document(&plan, &heading.name))?;
     Ok(Exit::DONE)
@@ -126,6 +148,9 @@ fn is_pinned(kind: &SourceKind) -> bool {
 /// `barn lock`
 pub(super) fn lock(here: &Here, args: LockArgs) -> CommandResult {
     use std::os::unix::fs::PermissionsExt as _;
+    if args.file.is_dir() {
+        return Err(a_folder(&args.file));
+    }
     let text = String::from_utf8(read_file(&args.file, FILE_BYTES_MAX)?).map_err(|_| in_file(&args.file, "is not a text in UTF-8"))?;
     let home = here.home()?;
     let (_store, sources) = local_sources(&home)?;
@@ -143,6 +168,12 @@ pub(super) fn lock(here: &Here, args: LockArgs) -> CommandResult {
             _ => Problem::failed(message),
         }
     })?;
+    if !locked.checked.is_empty() {
+        here.out.say(format!("checked, and right: {}", locked.checked.join(", ")))?;
+    }
+    if !locked.unchecked.is_empty() {
+        here.out.note(format!("not checked, since the bytes are not here (`barn build` fetches them): {}", locked.unchecked.join(", ")));
+    }
     if locked.added.is_empty() {
         here.out.say("every source has a hash already")?;
     } else {
@@ -155,6 +186,6 @@ pub(super) fn lock(here: &Here, args: LockArgs) -> CommandResult {
         }
     }
     let added: Vec<Value> = locked.added.iter().map(|(name, sha256)| json!({ "name": name, "sha256": sha256 })).collect();
-    here.out.document("locked", &json!({ "file": args.file, "added": added }))?;
+    here.out.document("locked", &json!({ "file": args.file, "added": added, "checked": locked.checked, "unchecked": locked.unchecked }))?;
     Ok(Exit::DONE)
 }

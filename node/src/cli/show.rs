@@ -10,9 +10,10 @@ use barnraiser_protocol::trust::tuf::Role;
 use serde_json::{Value, json};
 
 use super::here::{Here, now};
+use super::online::words::{ago, count, plain};
 use super::output::{Style, Table};
 use super::{CommandResult, Exit};
-use crate::api::{NetworkStatus, OperatorStatus};
+use crate::api::{JoinRequestStatus, NetworkStatus, OperatorStatus};
 use crate::home::NetworkEntry;
 
 /// `barn networks`
@@ -84,6 +85,9 @@ pub(super) async fn network(here: &Here) -> CommandResult {
     here.out.say(table.render())?;
     if let Some(live) = &live {
         here.out.say(members(here, live))?;
+        if !live.requests.is_empty() {
+            here.out.say(requests(&live.requests))?;
+        }
     } else {
         here.out.note("the members are known to the running node only; `barn run` starts it");
     }
@@ -141,7 +145,28 @@ fn members(here: &Here, live: &NetworkStatus) -> String {
             here.out.paint(style, &format!("{there} of {} there", operator.nodes.len())),
         ]);
     }
-    format!("\n{}\n{} nodes connected, {} records, {} batches", table.render(), live.peers, live.records, live.batches)
+    format!(
+        "\n{}\n{} connected, {}, {}",
+        table.render(),
+        count(live.peers, "node", "nodes"),
+        count(live.records, "record", "records"),
+        count(live.batches, "batch", "batches")
+    )
+}
+
+/// Who joined without an invitation, and what they say for themselves. The whole id, which `network invite` wants.
+fn requests(requests: &[JoinRequestStatus]) -> String {
+    let mut table = Table::new(&["joined", "", "says", "operator"]);
+    for request in requests {
+        let says = if request.message.is_empty() { "-".to_owned() } else { plain(&request.message) };
+        let standing = if request.invited { "invited" } else { "not invited" };
+        table.row([ago(now(), request.at), standing.into(), says, request.operator.to_string()]);
+    }
+    let mut text = format!("\n{}", table.render());
+    if requests.iter().any(|request| !request.invited) {
+        text.push_str("\n`barn network invite OPERATOR` lets one in");
+    }
+    text
 }
 
 /// What can't be reached with the members that there are, and who is missing. Empty where all can.

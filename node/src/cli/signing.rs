@@ -8,6 +8,7 @@ use super::args::{AssembleArgs, SignArgs};
 use super::founding::{gather_words, signature_files};
 use super::here::{Here, in_file, read_file, write_file};
 use super::keys::signing_key;
+use super::online::words::count;
 use super::{CommandResult, Exit};
 use crate::api::Problem;
 
@@ -55,7 +56,7 @@ pub(super) fn assemble(here: &Here, args: AssembleArgs) -> CommandResult {
     })?;
     write_file(&args.output, &release.to_bytes())?;
     let signers = release.signers().len();
-    here.out.say(format!("release {} of {} has {signers} signatures", release.version(), release.channel()))?;
+    here.out.say(format!("release {} of {} has {}", release.version(), release.channel(), count(signers, "signature", "signatures")))?;
     here.out.note(format!("it is in {0}; `barn release publish {0}` gives it to the network", args.output.display()));
     let keys: Vec<_> = release.signers().iter().map(|key| key.id()).collect();
     let fields = json!({

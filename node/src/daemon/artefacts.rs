@@ -5,53 +5,75 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use barnraiser_bootstrap::{BlobAccess, FetchProgress, FetchReport, FetchRequest};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
+use barnraiser_protocol::record::payload::LeaseRef;
 use barnraiser_protocol::tree::MANIFEST_BYTES_MAX;
 use barnraiser_store::Durability;
 use tokio::sync::watch;
 
 use super::Daemon;
-use super::builds::distinct;
 
 /// The greatest blob that is fetched: a file system image of a large device.
 const BLOB_BYTES_MAX: u64 = 64 << 30;
 
-/// Blobs of results that are not revealed yet, counted by the results that have them. They are not served: whoever could
-/// fetch a result before the quorum has committed could copy it instead of building (DESIGN section 8.1).
+/// Blobs of results that are not revealed yet. They are not served: whoever could fetch a result before the quorum has
+/// committed could copy it instead of building (DESIGN section 8.1).
+///
+/// What an action is built from is public, and stays so where a build copies it into its outputs: others need it to build
+/// the same. So each result has a list of what is its alone.
 #[derive(Debug, Default)]
 pub(super) struct Private {
-    hidden: Mutex<BTreeMap<BlobHash, usize>>,
+    inner: Mutex<Hidden>,
 }
 
+#[derive(Debug, Default)]
+struct Hidden {
+    /// Blob → in how many results it is.
+    blobs: BTreeMap<BlobHash, usize>,
+    results: BTreeMap<ResultId, BTreeSet<BlobHash>>,
+}
+
+/// A result of this node, or one that is on its way.
+pub(super) type ResultId = (NetworkId, LeaseRef);
+
 impl Private {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlobHash, usize>> {
-        self.hidden.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Hidden> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps blobs from the swarm.
-    pub fn hide(&self, blobs: &[BlobHash]) {
-        let mut hidden = self.lock();
+    /// Keeps blobs of a result from the swarm.
+    pub fn hide(&self, result: ResultId, blobs: impl IntoIterator<Item = BlobHash>) {
+        let mut inner = self.lock();
+        let Hidden { blobs: counts, results } = &mut *inner;
+        let of_result = results.entry(result).or_default();
         for blob in blobs {
-            *hidden.entry(*blob).or_default() += 1;
+            if of_result.insert(blob) {
+                *counts.entry(blob).or_default() += 1;
+            }
         }
     }
 
-    /// Takes one [`Private::hide`] of each back.
-    pub fn open(&self, blobs: &[BlobHash]) {
-        let mut hidden = self.lock();
-        for blob in blobs {
-            if let Some(count) = hidden.get_mut(blob) {
+    /// All of a result may be served from now on, but for what others hide.
+    pub fn open(&self, result: &ResultId) {
+        let mut inner = self.lock();
+        for blob in inner.results.remove(result).unwrap_or_default() {
+            if let Some(count) = inner.blobs.get_mut(&blob) {
                 *count -= 1;
                 if *count == 0 {
-                    hidden.remove(blob);
+                    inner.blobs.remove(&blob);
                 }
             }
         }
+    }
+
+    /// What a result hides.
+    pub fn of(&self, result: &ResultId) -> Vec<BlobHash> {
+        self.lock().results.get(result).into_iter().flatten().copied().collect()
     }
 }
 
 impl BlobAccess for Private {
     fn may_serve(&self, hash: &BlobHash, _to: &NodeId) -> bool {
-        !self.lock().contains_key(hash)
+        !self.lock().blobs.contains_key(hash)
     }
 }
 
@@ -117,16 +139,16 @@ impl Daemon {
         Ok(tokio::task::spawn_blocking(move || store.read_all(&hash, limit)).await??)
     }
 
-    /// Fetches a tree's manifest and all its files.
-    pub(super) async fn fetch_tree(&self, network: NetworkId, tree: BlobHash, likely: Vec<NodeId>) -> anyhow::Result<()> {
+    /// Fetches a tree's manifest and all its files; gives the hashes of all of them.
+    pub(super) async fn fetch_tree(&self, network: NetworkId, tree: BlobHash, likely: Vec<NodeId>) -> anyhow::Result<BTreeSet<BlobHash>> {
         self.fetch_bytes(network, tree, None, likely.clone(), MANIFEST_BYTES_MAX as u64).await?;
         let store = self.store.clone();
         let manifest = tokio::task::spawn_blocking(move || store.tree(&tree)).await??;
         let lengths: BTreeMap<BlobHash, u64> = manifest.blobs().collect();
-        for hash in distinct(lengths.keys().copied()) {
-            self.fetch_blob(network, hash, lengths.get(&hash).copied(), likely.clone(), None).await?;
+        for (hash, length) in &lengths {
+            self.fetch_blob(network, *hash, Some(*length), likely.clone(), None).await?;
         }
-        Ok(())
+        Ok(lengths.into_keys().chain([tree]).collect())
     }
 
     /// The manifest of a tree that is here, and all its files.
@@ -140,5 +162,35 @@ impl Daemon {
             Err(error) => tracing::warn!(tree = %tree.short(), %error, "a manifest of this node can't be read"),
         }
         blobs.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use barnraiser_protocol::id::ActionId;
+    use barnraiser_protocol::record::payload::SlotNo;
+
+    use super::*;
+
+    #[test]
+    fn a_blob_is_served_once_no_result_hides_it() {
+        let private = Private::default();
+        let result = |slot| (NetworkId([1; 32]), LeaseRef { action: ActionId([2; 32]), slot: SlotNo(slot), epoch: 1 });
+        let blob = |byte| BlobHash([byte; 32]);
+        let served = |byte| private.may_serve(&blob(byte), &NodeId([9; 32]));
+        // Twice, as of two builds of one result.
+        private.hide(result(0), [blob(1), blob(2)]);
+        private.hide(result(0), [blob(1)]);
+        private.hide(result(1), [blob(2)]);
+        assert!(!served(1) && !served(2) && served(3));
+        assert_eq!(private.of(&result(0)), [blob(1), blob(2)]);
+        private.open(&result(0));
+        assert!(served(1) && !served(2));
+        // What is opened twice, or never was hidden, takes nothing from others.
+        private.open(&result(0));
+        private.open(&result(7));
+        assert!(!served(2));
+        private.open(&result(1));
+        assert!(served(2));
     }
 }

@@ -14,11 +14,12 @@ use barnraiser_protocol::outcome::{FailureClass, Outcome, Particulars};
 use barnraiser_protocol::record::payload::LeaseRef;
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_store::{Durability, LayOut, Pattern, Store};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Daemon;
-use super::artefacts::Private;
+use super::artefacts::{Private, ResultId};
 use super::engines::now;
 use super::networks::result_prefix;
 use crate::builder::{self, BuildOutcome, BuildRequest, Inputs, OutputSink, Progress, Shell, Variation};
@@ -38,6 +39,16 @@ pub(super) struct Running {
     pub cancel: CancellationToken,
 }
 
+/// A result that is not revealed yet, as the store keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct KeptResult {
+    #[serde(flatten)]
+    pub result: OwnResult,
+    /// What must not be served before it is revealed.
+    #[serde(default)]
+    pub private: Option<Vec<BlobHash>>,
+}
+
 /// What came of an order.
 struct Built {
     outcome: Outcome,
@@ -53,18 +64,21 @@ impl Built {
     }
 }
 
-/// Copies outputs into the store, and keeps them to this node until they are revealed.
+/// Copies outputs into the store, and keeps to this node what is new in them until they are revealed.
 struct StoreSink {
     store: Store,
     private: Arc<Private>,
-    taken: Arc<std::sync::Mutex<Vec<BlobHash>>>,
+    result: ResultId,
+    /// What the action is built from.
+    public: Arc<BTreeSet<BlobHash>>,
 }
 
 impl OutputSink for StoreSink {
     fn file(&mut self, _name: &str, file: File, _executable: bool) -> io::Result<(BlobHash, u64)> {
         let (hash, length) = self.store.import_opened(&file, Durability::Announced).map_err(|error| io::Error::other(error.to_string()))?;
-        self.private.hide(&[hash]);
-        self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(hash);
+        if !self.public.contains(&hash) {
+            self.private.hide(self.result, [hash]);
+        }
         Ok((hash, length))
     }
 }
@@ -73,6 +87,7 @@ impl OutputSink for StoreSink {
 pub(super) fn sweep(builds: &Path) {
     let Ok(left) = std::fs::read_dir(builds) else { return };
     for folder in left.flatten() {
+        builder::end_sandboxes_of(&folder.path());
         if let Err(error) = builder::remove_scratch(&folder.path()) {
             tracing::warn!(%error, folder = %folder.path().display(), "what a build left can't be removed");
         }
@@ -123,6 +138,10 @@ impl Daemon {
         };
         let left = folder.clone();
         let _ = tokio::task::spawn_blocking(move || builder::remove_scratch(&left)).await;
+        if ended.is_none() {
+            // What a cancelled build gave is nobody's result.
+            self.private.open(&(network, lease));
+        }
         ended
     }
 
@@ -149,8 +168,8 @@ impl Daemon {
         progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Option<Built> {
-        let inputs = match self.inputs(network, order, folder).await {
-            Ok(inputs) => inputs,
+        let (inputs, public) = match self.inputs(network, order, folder).await {
+            Ok((inputs, public)) => (inputs, Arc::new(public)),
             Err(error) => {
                 tracing::warn!(job = %order.label, error = %format!("{error:#}"), "inputs can't be had");
                 let _ = tokio::fs::write(log, format!("==> inputs\n{error:#}\n")).await;
@@ -166,18 +185,15 @@ impl Daemon {
             shell: Shell::Never,
             variation: Variation::None,
         };
-        let (outcome, mut particulars) = self.build_once(&order.label, request.clone(), progress.clone(), cancel.clone()).await?;
+        let result = (network, order.lease);
+        let build = |request, progress, cancel| self.build_once(&order.label, result, public.clone(), request, progress, cancel);
+        let (outcome, mut particulars) = build(request.clone(), progress.clone(), cancel.clone()).await?;
         let mut again = None;
         // A machine that failed at the first build settles nothing with a second one.
         if order.twice && outcome.is_vote() {
             let request = BuildRequest { log: folder.join("again.log"), ..chaotic(request) };
             let of_second = request.log.clone();
-            let second = self.build_once(&order.label, request, progress, cancel).await;
-            // What both gave is one result's, and what a cancelled order gave is nobody's.
-            if second.as_ref().is_none_or(|(second, _)| *second == outcome) {
-                self.show(&outcome).await;
-            }
-            let (second, told) = second?;
+            let (second, told) = build(request, progress, cancel).await?;
             particulars.wall_ms = particulars.wall_ms.saturating_add(told.wall_ms);
             particulars.cpu_ms = particulars.cpu_ms.saturating_add(told.cpu_ms);
             particulars.memory_peak = particulars.memory_peak.max(told.memory_peak);
@@ -192,7 +208,7 @@ impl Daemon {
             Ok((hash, length)) => {
                 particulars.log = Some(hash);
                 particulars.log_length = length;
-                self.private.hide(&[hash]);
+                self.private.hide(result, [hash]);
                 Some(Built { outcome, again, particulars })
             }
             Err(error) => {
@@ -202,10 +218,12 @@ impl Daemon {
         }
     }
 
-    /// Builds once and stores the outputs, hidden; `None` where it was cancelled.
+    /// Builds once and stores the outputs, hidden but for what is `public`; `None` where it was cancelled.
     async fn build_once(
         self: &Arc<Self>,
         label: &str,
+        result: ResultId,
+        public: Arc<BTreeSet<BlobHash>>,
         request: BuildRequest,
         progress: watch::Sender<Progress>,
         cancel: CancellationToken,
@@ -213,8 +231,7 @@ impl Daemon {
         if cancel.is_cancelled() {
             return None;
         }
-        let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let sink = StoreSink { store: self.store.clone(), private: self.private.clone(), taken: taken.clone() };
+        let sink = StoreSink { store: self.store.clone(), private: self.private.clone(), result, public: public.clone() };
         let report = self.bench.build(request, Box::new(sink), progress, cancel).await;
         if let Some(message) = &report.message {
             tracing::info!(job = %label, message, "the build ended badly");
@@ -227,12 +244,9 @@ impl Daemon {
             _ => Ok(()),
         })
         .await;
-        // The pins of this build's own files begin again as those of the whole artefact.
-        let files = std::mem::take(&mut *taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        if let Some(outcome) = &outcome {
-            self.hide(outcome).await;
-        }
-        self.private.open(&files);
+        // Its files are hidden since they were taken.
+        let tree = outcome.as_ref().and_then(Outcome::tree);
+        self.private.hide(result, tree.filter(|tree| !public.contains(tree)));
         match kept.map_err(anyhow::Error::from).and_then(|kept| Ok(kept?)) {
             Ok(()) => outcome.map(|outcome| (outcome, particulars)),
             Err(error) => {
@@ -242,17 +256,24 @@ impl Daemon {
         }
     }
 
-    /// Fetches what the action names and lays it out below `folder`.
-    async fn inputs(self: &Arc<Self>, network: NetworkId, order: &BuildOrder, folder: &Path) -> anyhow::Result<Inputs> {
+    /// Fetches what the action names and lays it out below `folder`; gives its blobs, too.
+    async fn inputs(
+        self: &Arc<Self>,
+        network: NetworkId,
+        order: &BuildOrder,
+        folder: &Path,
+    ) -> anyhow::Result<(Inputs, BTreeSet<BlobHash>)> {
         tokio::fs::create_dir_all(folder).await?;
         let mut inputs = Inputs::default();
+        let mut blobs = BTreeSet::new();
         for (index, source) in order.action.sources.iter().enumerate() {
             let to = folder.join(format!("source-{index}"));
             if source.form == SourceForm::Tree {
-                self.fetch_tree(network, source.blob, order.sources_from.clone()).await?;
+                blobs.extend(self.fetch_tree(network, source.blob, order.sources_from.clone()).await?);
                 self.lay_out(source.blob, &to, LayOut { epoch_s: order.action.epoch, ..LayOut::default() }).await?;
             } else {
                 self.fetch_blob(network, source.blob, None, order.sources_from.clone(), None).await?;
+                blobs.insert(source.blob);
                 let (store, blob, path) = (self.store.clone(), source.blob, to.clone());
                 tokio::task::spawn_blocking(move || store.export(&blob, &path)).await??;
             }
@@ -261,18 +282,18 @@ impl Daemon {
         for (index, need) in order.action.needs.iter().enumerate() {
             let to = folder.join(format!("need-{index}"));
             let from: Vec<NodeId> = order.needs_from.get(index).map_or_else(Vec::new, |(_, nodes)| nodes.clone());
-            self.fetch_tree(network, need.tree, from).await?;
+            blobs.extend(self.fetch_tree(network, need.tree, from).await?);
             let only = need.only.iter().map(|pattern| Pattern::new(pattern)).collect();
             self.lay_out(need.tree, &to, LayOut { read_only: true, only, epoch_s: order.action.epoch }).await?;
             inputs.needs.push((need.clone(), to));
         }
         if let Rootfs::Tree(tree) = order.action.environment.rootfs {
             let to = folder.join("rootfs");
-            self.fetch_tree(network, tree, order.sources_from.clone()).await?;
+            blobs.extend(self.fetch_tree(network, tree, order.sources_from.clone()).await?);
             self.lay_out(tree, &to, LayOut { read_only: true, epoch_s: 1, ..LayOut::default() }).await?;
             inputs.rootfs = Some(to);
         }
-        Ok(inputs)
+        Ok((inputs, blobs))
     }
 
     async fn lay_out(&self, tree: BlobHash, to: &Path, how: LayOut) -> anyhow::Result<()> {
@@ -288,27 +309,27 @@ impl Daemon {
         }
     }
 
-    /// Takes one `hide` of an outcome's outputs back.
-    async fn show(&self, outcome: &Outcome) {
-        if let Some(tree) = outcome.tree() {
-            self.private.open(&self.blobs_of(tree).await);
+    /// Keeps what a result that is not revealed yet has given to this node, as after a restart: what `kept` lists. Where
+    /// an earlier version kept no list, all of its outputs.
+    pub(super) async fn hide_result(&self, network: NetworkId, kept: &KeptResult) {
+        let result = (network, kept.result.lease);
+        match &kept.private {
+            Some(blobs) => self.private.hide(result, blobs.iter().copied()),
+            None => {
+                for tree in kept.result.outcomes().filter_map(Outcome::tree) {
+                    self.private.hide(result, self.blobs_of(tree).await);
+                }
+                self.private.hide(result, kept.result.particulars.log);
+            }
         }
-    }
-
-    /// Keeps what a result that is not revealed yet has given to this node, as after a restart.
-    pub(super) async fn hide_result(&self, result: &OwnResult) {
-        for outcome in result.outcomes() {
-            self.hide(outcome).await;
-        }
-        self.private.hide(result.particulars.log.as_slice());
     }
 
     /// A result is about to be revealed: its blobs may be served from now on.
     pub(super) async fn open_result(&self, network: NetworkId, result: &OwnResult) {
+        self.private.open(&(network, result.lease));
         let pin = format!("result/{network}/{}", result.lease.action);
         // A job that is not deterministic has two outputs; people look at what differs.
         for (outcome, pin) in result.outcomes().zip([pin.clone(), format!("{pin}/again")]) {
-            self.show(outcome).await;
             let Some(tree) = outcome.tree() else { continue };
             let store = self.store.clone();
             let pinned = tokio::task::spawn_blocking(move || store.pin_tree(&pin, &tree)).await;
@@ -316,7 +337,6 @@ impl Daemon {
                 tracing::warn!(%error, "an output can't be pinned");
             }
         }
-        self.private.open(result.particulars.log.as_slice());
     }
 }
 
@@ -363,9 +383,4 @@ fn nothing_ran() -> Particulars {
         fingerprint: crate::platform::Platform::this().fingerprint(),
         sandbox: barnraiser_protocol::bounded::BoundedString::default(),
     }
-}
-
-/// Every blob once.
-pub(super) fn distinct(blobs: impl IntoIterator<Item = BlobHash>) -> BTreeSet<BlobHash> {
-    blobs.into_iter().collect()
 }

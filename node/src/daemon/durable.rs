@@ -14,7 +14,7 @@ use barnraiser_protocol::record::SharedRecord;
 use barnraiser_store::{Fault, StoredRecord};
 
 use super::Daemon;
-use super::builds::result_key;
+use super::builds::{KeptResult, result_key};
 
 /// How soon a disk that refused is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -89,7 +89,9 @@ impl Daemon {
     /// Writes a result that is not revealed yet, so that it survives power loss.
     async fn keep_result(&self, network: &NetworkId, result: &OwnResult) -> Result<(), String> {
         let key = result_key(network, &result.lease);
-        let value = serde_json::to_vec(result).map_err(|error| error.to_string())?;
+        let private = Some(self.private.of(&(*network, result.lease)));
+        let kept = KeptResult { result: result.clone(), private };
+        let value = serde_json::to_vec(&kept).map_err(|error| error.to_string())?;
         let store = self.store.clone();
         on_disk(move || store.meta_put(&key, &value, true)).await
     }

@@ -33,12 +33,13 @@ struct Inner {
 pub struct Engines {
     inner: Mutex<Inner>,
     wake: Notify,
+    written: Notify,
 }
 
 impl Engines {
     /// No engines yet.
     pub fn new(lend: Lend) -> Self {
-        Self { inner: Mutex::new(Inner { lend: Some(lend), ..Inner::default() }), wake: Notify::new() }
+        Self { inner: Mutex::new(Inner { lend: Some(lend), ..Inner::default() }), wake: Notify::new(), written: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -98,6 +99,19 @@ impl Engines {
         let mut inner = self.lock();
         for record in records {
             inner.unwritten.remove(&record.id());
+        }
+        drop(inner);
+        self.written.notify_waiters();
+    }
+
+    /// Waits until these records of this node survive power loss.
+    pub async fn until_written(&self, records: &[RecordId]) {
+        loop {
+            let told = self.written.notified();
+            if !records.iter().any(|id| self.lock().unwritten.contains(id)) {
+                return;
+            }
+            told.await;
         }
     }
 

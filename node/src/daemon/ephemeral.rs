@@ -9,6 +9,7 @@ use barnraiser_protocol::ticket::Ticket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::releases::no_release;
 use super::workbench::SandboxBench;
 use super::{Daemon, RunOptions};
 use crate::api::{self, Problem};
@@ -16,6 +17,9 @@ use crate::home::Home;
 
 /// How long a charter and a release are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a newer release than the first that was found is waited for.
+const PATIENCE_FOR_NEWER: Duration = Duration::from_secs(5);
 
 /// Fetches `CHANNEL/NAME` of the network of `ticket` to `to`, with a node that lives only for that, in a temporary home.
 ///
@@ -42,17 +46,30 @@ pub async fn ephemeral_fetch(
     let network =
         daemon.networks().get(&ticket.network()).cloned().ok_or_else(|| failed("the network of the ticket could not be started".into()))?;
     let found = tokio::time::timeout(PATIENCE, async {
-        while network.release(channel).is_none() {
+        // A channel that the network does not have is not waited for.
+        while network.release(channel).is_none() && network.charter().is_none_or(|charter| charter.channel_keys(channel).is_some()) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await;
-    if found.is_err() {
-        return Err(match network.charter() {
-            None => Problem::unreachable("no member of the ticket's network was found in a minute; are its entry servers up?"),
-            Some(_) => Problem::not_found(format!("the network has no release of the channel {channel:?}")),
+    if network.release(channel).is_none() {
+        daemon.farewell().await;
+        return Err(match (found, network.charter()) {
+            (Err(_), None) => Problem::unreachable("no member of the ticket's network was found in a minute; are its entry servers up?"),
+            _ => no_release(&network, channel),
         });
     }
+    // The first that came may not be the newest: another is waited for where one was announced, but not for ever, since
+    // anybody can announce.
+    let newest = async {
+        for peer in daemon.net.peers().await.into_iter().filter(|peer| peer.networks.contains(&network.id)) {
+            let _ = daemon.net.sync_with(network.id, peer.node).await;
+        }
+        while daemon.awaits_release(&network, channel) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE_FOR_NEWER, newest).await;
     let ask = api::Fetch { what: format!("{channel}/{name}"), to };
     let fetched = daemon.fetch_for_user(&network, &ask, progress).await;
     daemon.farewell().await;

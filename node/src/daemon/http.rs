@@ -16,10 +16,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use barnraiser_bootstrap::FetchProgress;
 use barnraiser_protocol::bounded::BoundedVec;
-use barnraiser_protocol::engine::Input;
+use barnraiser_protocol::engine::Engine;
 use barnraiser_protocol::engine::query::{BatchView, JobView};
 use barnraiser_protocol::graph::JobIndex;
-use barnraiser_protocol::id::{ActionId, BatchId, BlobHash};
+use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, OperatorId, RecordId};
 use barnraiser_protocol::record::payload::{Batch, Cancel, Retry};
 use barnraiser_protocol::record::{Kind, Payload};
 use barnraiser_store::Durability;
@@ -32,15 +32,20 @@ use tokio::task::JoinHandle;
 use super::Daemon;
 use super::engines::now;
 use super::networks::Network;
-use super::releases::{joining, view};
+use super::releases::{joining, no_release, view};
 use crate::api::{self, Problem};
 use crate::sources::Sources;
 use crate::submit::{self, Surroundings};
 
 /// How long a batch is offered.
 const BATCH_LIFETIME: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How many requests to join are shown: anybody can write one.
+const REQUESTS_SHOWN: usize = 100;
 /// The most bytes of a request's body.
 const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// How long an answer waits for the disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 type Answer<T> = Result<Json<T>, Problem>;
 type Shared = State<Arc<Daemon>>;
@@ -107,6 +112,21 @@ impl Daemon {
         }
     }
 
+    /// Signs and publishes records of this node, and waits until they survive power loss: what people are told to be done
+    /// is done. Gives the ids of those that fitted into a record.
+    async fn publish(&self, network: &Network, payloads: Vec<(Payload, Duration)>) -> Result<Vec<RecordId>, Problem> {
+        let published = self.engines.with(&network.id, |engine, now| {
+            payloads.into_iter().filter_map(|(payload, lifetime)| engine.publish(now, payload, lifetime)).collect::<Vec<_>>()
+        });
+        let ids = published.ok_or_else(|| joining(network))?;
+        let written = tokio::time::timeout(DISK_PATIENCE, self.engines.until_written(&ids)).await;
+        written.map_err(|_| {
+            let why = self.stuck().unwrap_or_else(|| "the disk has not answered yet".into());
+            Problem::failed(format!("it could not be written yet, so nobody was told of it: {why}. The node tries on"))
+        })?;
+        Ok(ids)
+    }
+
     /// The batch of that id or unique prefix, or of that name, the newest first.
     fn batch_id(&self, network: &Network, text: &str) -> Result<BatchId, Problem> {
         let batches = self.engines.ask(&network.id, |engine| engine.batches()).ok_or_else(|| joining(network))?;
@@ -170,9 +190,10 @@ fn network_status(daemon: &Daemon, network: &Network, peers: usize) -> api::Netw
             trusted: members.is_trusted(&operator),
             nodes: members.nodes_of(&operator).into_iter().map(|node| (node, present.contains(&node))).collect(),
         });
-        (engine.board().len(), engine.board().of_kind(Kind::Batch).count(), engine.own_leases().len(), operators.collect())
+        let counts = (engine.board().len(), engine.board().of_kind(Kind::Batch).count(), engine.own_leases().len());
+        (counts, operators.collect(), join_requests(engine))
     });
-    let (records, batches, leases, operators) = known.unwrap_or_default();
+    let ((records, batches, leases), operators, requests) = known.unwrap_or_default();
     api::NetworkStatus {
         id: network.id,
         name: network.name.clone(),
@@ -184,7 +205,27 @@ fn network_status(daemon: &Daemon, network: &Network, peers: usize) -> api::Netw
         leases,
         policy: charter.map(|charter| charter.policy().clone()),
         operators,
+        requests,
     }
+}
+
+/// The newest request of each operator.
+fn join_requests(engine: &Engine) -> Vec<api::JoinRequestStatus> {
+    let mut newest: BTreeMap<OperatorId, api::JoinRequestStatus> = BTreeMap::new();
+    for record in engine.board().of_kind(Kind::JoinRequest) {
+        let Payload::JoinRequest(request) = record.payload() else { continue };
+        let operator = OperatorId(record.author_key());
+        let (message, at) = (request.message.to_string(), record.issued());
+        let invited = engine.members().branch_of(&operator).is_some();
+        let said = api::JoinRequestStatus { operator, message, at, invited };
+        if newest.get(&operator).is_none_or(|known| known.at < at) {
+            newest.insert(operator, said);
+        }
+    }
+    let mut requests: Vec<_> = newest.into_values().collect();
+    requests.sort_by_key(|request| std::cmp::Reverse(request.at));
+    requests.truncate(REQUESTS_SHOWN);
+    requests
 }
 
 async fn peers(State(daemon): Shared) -> Answer<Vec<api::Peer>> {
@@ -211,6 +252,9 @@ struct Pause {
 }
 
 async fn pause(State(daemon): Shared, Json(ask): Json<Pause>) -> Answer<api::Done> {
+    if !daemon.wants_builds {
+        return Ok(Json(api::Done { message: "this node takes no builds at all, so there is nothing to pause".into() }));
+    }
     let until = ask.for_s.map(|seconds| now() + Duration::from_secs(seconds));
     daemon.pause(until);
     if let Some(until) = until {
@@ -362,34 +406,18 @@ async fn submit_batch(State(daemon): Shared, Path(net): Path<String>, Json(ask):
         url: heading.url,
         labels: heading.labels,
     };
-    let before: BTreeSet<BatchId> = known_batches(&daemon, &network);
-    let author = Input::Author(Payload::Batch(batch.into()), BATCH_LIFETIME);
-    daemon.engines.with(&network.id, |engine, now| engine.handle(now, author)).ok_or_else(|| joining(&network))?;
-    let mine = known_batches(&daemon, &network).into_iter().find(|id| {
-        !before.contains(id)
-            && daemon.engines.ask(&network.id, |engine| {
-                engine.record(&(*id).into()).is_some_and(|record| {
-                    record.author_key() == daemon.node().0 && matches!(record.payload(), Payload::Batch(batch) if batch.graph == graph)
-                })
-            }) == Some(true)
-    });
-    let batch = mine.ok_or_else(|| Problem::failed("the batch is too large for a record; shorten its name, url or labels"))?;
+    let records = daemon.publish(&network, vec![(Payload::Batch(batch.into()), BATCH_LIFETIME)]).await?;
+    let batch = records.first().map(|id| BatchId::from(*id));
+    let batch = batch.ok_or_else(|| Problem::failed("the batch is too large for a record; shorten its name, url or labels"))?;
     Ok(Json(api::Submitted { batch, jobs }))
-}
-
-fn known_batches(daemon: &Daemon, network: &Network) -> BTreeSet<BatchId> {
-    let ids = |engine: &barnraiser_protocol::engine::Engine| {
-        engine.board().of_kind(Kind::Batch).map(|record| BatchId::from(record.id())).collect()
-    };
-    daemon.engines.ask(&network.id, ids).unwrap_or_default()
 }
 
 async fn cancel(State(daemon): Shared, Path((net, id)): Path<(String, String)>) -> Answer<api::Done> {
     let network = daemon.network(&net)?;
     let batch = daemon.batch_id(&network, &id)?;
     may_change(&daemon, &network, &batch)?;
-    let author = Input::Author(Payload::Cancel(Cancel { batch }), BATCH_LIFETIME + Duration::from_secs(24 * 3600));
-    daemon.engines.with(&network.id, |engine, now| engine.handle(now, author));
+    let cancel = Payload::Cancel(Cancel { batch });
+    daemon.publish(&network, vec![(cancel, BATCH_LIFETIME + Duration::from_secs(24 * 3600))]).await?;
     Ok(Json(api::Done { message: format!("batch {} is cancelled", batch.short()) }))
 }
 
@@ -413,6 +441,12 @@ async fn retry(State(daemon): Shared, Path((net, id)): Path<(String, String)>, Q
     let network = daemon.network(&net)?;
     let batch = daemon.batch_id(&network, &id)?;
     may_change(&daemon, &network, &batch)?;
+    let view = daemon.engines.ask(&network.id, |engine| engine.batch(&batch)).flatten();
+    if let Some(why) = view.and_then(|view| view.halted) {
+        let message =
+            format!("batch {} can't be retried: {why}, so nothing of it is built; `barn submit` makes a new batch", batch.short());
+        return Err(Problem::failed(message));
+    }
     let mut failed = daemon.engines.ask(&network.id, |engine| engine.failed_actions(&batch)).unwrap_or_default();
     if let Some(index) = query.job {
         let view = daemon.engines.ask(&network.id, |engine| engine.job(&batch, JobIndex(index))).flatten();
@@ -425,12 +459,14 @@ async fn retry(State(daemon): Shared, Path((net, id)): Path<(String, String)>, Q
     if failed.is_empty() {
         return Err(Problem::failed(format!("no job of batch {} has failed", batch.short())));
     }
+    let mut retries = Vec::new();
     for some in failed.chunks(64) {
         let actions = BoundedVec::try_from(some.to_vec()).map_err(|error| Problem::failed(error.to_string()))?;
-        let author = Input::Author(Payload::Retry(Retry { batch, actions }), BATCH_LIFETIME);
-        daemon.engines.with(&network.id, |engine, now| engine.handle(now, author));
+        retries.push((Payload::Retry(Retry { batch, actions }), BATCH_LIFETIME));
     }
-    Ok(Json(api::Done { message: format!("{} failed jobs are built again", failed.len()) }))
+    daemon.publish(&network, retries).await?;
+    let jobs = if failed.len() == 1 { "1 failed job is".to_owned() } else { format!("{} failed jobs are", failed.len()) };
+    Ok(Json(api::Done { message: format!("{jobs} built again") }))
 }
 
 async fn propose(State(daemon): Shared, Path(net): Path<String>, Json(ask): Json<api::Propose>) -> Result<Response, Problem> {
@@ -448,7 +484,7 @@ async fn publish(State(daemon): Shared, Path(net): Path<String>, Json(ask): Json
 async fn release(State(daemon): Shared, Path((net, channel)): Path<(String, String)>) -> Answer<api::ReleaseView> {
     let network = daemon.network(&net)?;
     let charter = network.charter().ok_or_else(|| joining(&network))?;
-    let release = network.release(&channel).ok_or_else(|| Problem::not_found(format!("no release of {channel:?} is known")))?;
+    let release = network.release(&channel).ok_or_else(|| no_release(&network, &channel))?;
     Ok(Json(view(&release, &charter)))
 }
 

@@ -1,8 +1,10 @@
 //! Logs of builds: those that run here, and those that were revealed anywhere.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
+use barnraiser_protocol::engine::query::{AttestationView, JobView};
 use barnraiser_protocol::graph::JobIndex;
 use barnraiser_protocol::id::{BatchId, OperatorId};
 
@@ -12,6 +14,27 @@ use crate::api::Problem;
 
 /// The most bytes of a log that one answer holds.
 const CHUNK: u64 = 1 << 20;
+
+/// Why `prefix` names no builder of a job, or `fits` of them; and whose logs there are.
+fn not_one_builder(view: &JobView, prefix: &str, builders: &BTreeSet<OperatorId>, fits: usize) -> Problem {
+    if builders.is_empty() {
+        return Problem::not_found(format!("{} has no log yet: nobody has built it; it is {} ({})", view.label, view.state, view.why));
+    }
+    let there = builders.iter().map(|operator| {
+        let readable = view.attestations.iter().filter(|attestation| attestation.operator == *operator).any(has_log);
+        format!("\n  {operator}{}", if readable { "" } else { "  (not readable yet)" })
+    });
+    let there: String = there.collect();
+    match fits {
+        0 => Problem::not_found(format!("no operator {prefix:?} has built {}; these have:{there}", view.label)),
+        _ => Problem::usage(format!("{prefix:?} fits {fits} builders of {}; give more digits:{there}", view.label)),
+    }
+}
+
+/// Whether the builder told where its log is.
+fn has_log(attestation: &AttestationView) -> bool {
+    attestation.particulars.as_ref().is_some_and(|told| told.log.is_some())
+}
 
 /// A part of a log.
 pub(super) struct LogPart {
@@ -63,6 +86,14 @@ impl Daemon {
             .map_err(|error| Problem::failed(error.to_string()))?
             .map_err(|error| Problem::failed(format!("the log can't be read: {error}")))?;
             return Ok(LogPart { bytes, complete: false, operator: Some(me) });
+        }
+        if let Some(prefix) = by {
+            let holders = view.slots.iter().filter_map(|slot| slot.operator);
+            let builders: BTreeSet<OperatorId> = holders.chain(view.attestations.iter().map(|attestation| attestation.operator)).collect();
+            let fits = builders.iter().filter(|operator| wanted(operator)).count();
+            if fits != 1 {
+                return Err(not_one_builder(&view, prefix, &builders, fits));
+            }
         }
         let revealed = view.attestations.iter().filter(|attestation| wanted(&attestation.operator));
         let Some((node, operator, log)) = revealed

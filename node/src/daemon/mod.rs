@@ -11,7 +11,9 @@ pub mod engines;
 mod ephemeral;
 mod http;
 mod logs;
+mod metadata;
 mod networks;
+mod relay;
 mod releases;
 pub mod workbench;
 
@@ -25,8 +27,8 @@ use barnraiser_bootstrap::{Limits, Multiaddr, Net, NetConfig, RecordSource};
 use barnraiser_protocol::engine::{Input, Lend, Output, Want};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
-use barnraiser_protocol::outcome::Outcome;
 use barnraiser_protocol::record::payload::LeaseRef;
+use barnraiser_protocol::sync::{ItemSet, Window};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_store::Store;
 use tokio::sync::broadcast;
@@ -44,8 +46,11 @@ use workbench::{SandboxBench, Workbench};
 const WANTED_BYTES_MAX: u64 = 64 << 20;
 /// How many events a slow listener may lag behind.
 const EVENTS_KEPT: usize = 1024;
-/// How long shutdown waits for records that hand leases back.
+/// How long shutdown waits for records that hand leases back and say goodbye.
 const FAREWELL: Duration = Duration::from_millis(300);
+
+/// Why a node takes no builds that could.
+const NO_BUILDS: &str = "it was started with --no-build, or its barn.toml says `builds = false`";
 
 /// What the command line says about a run.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +76,8 @@ pub struct Daemon {
     private: Arc<artefacts::Private>,
     events: broadcast::Sender<(NetworkId, Timestamp, Arc<serde_json::Value>)>,
     since: Timestamp,
+    /// Whether it was started to build at all.
+    wants_builds: bool,
     rest: Mutex<Option<(String, Option<Timestamp>)>>,
     /// Why nothing can be written now.
     stuck: Mutex<Option<String>>,
@@ -101,12 +108,14 @@ pub enum RunError {
 struct Boards(Arc<Engines>);
 
 impl RecordSource for Boards {
-    fn summary(&self, network: &NetworkId, cut: Timestamp) -> Vec<(Timestamp, RecordId)> {
-        let items = self.0.show(network, |engine, unwritten| {
-            let shown = engine.items().filter(|(at, id)| *at > cut && !unwritten.contains(id));
-            shown.collect()
+    fn look(&self, network: &NetworkId, cut: Timestamp, look: &mut dyn FnMut(&Window<'_>)) {
+        let shown = self.0.show(network, |engine, unwritten| {
+            let hidden = unwritten.iter().filter_map(|id| Some((engine.record(id)?.forget_at(), *id)));
+            look(&engine.items().window(cut, hidden));
         });
-        items.unwrap_or_default()
+        if shown.is_none() {
+            look(&ItemSet::default().window(cut, []));
+        }
     }
     fn get(&self, network: &NetworkId, ids: &[RecordId]) -> Vec<Vec<u8>> {
         let bytes = self.0.show(network, |engine, unwritten| {
@@ -134,11 +143,12 @@ pub async fn run_with(home: Home, options: RunOptions, stop: CancellationToken, 
     let daemon = Daemon::start(home, options, stop.clone(), bench).await?;
     let socket = daemon.home.socket_path();
     let served = http::serve(daemon.clone(), &socket).await?;
+    let mut text = format!("barn: node {} is running; its socket is {}\n", daemon.node().short(), socket.display());
     for address in daemon.net.addresses().await {
-        tracing::info!(%address, "listening");
+        text.push_str(&format!("  listens on {address}\n"));
     }
     // That nobody reads it (a closed pipe) is no reason to end.
-    let _ = writeln!(std::io::stdout(), "barn: node {} is running; its socket is {}", daemon.node().short(), socket.display());
+    let _ = std::io::stdout().write_all(text.as_bytes());
     stop.cancelled().await;
     daemon.farewell().await;
     served.abort();
@@ -174,8 +184,9 @@ impl Daemon {
         let lend = Lend {
             builds: wants && sandbox.is_ok(),
             arbiter_only: config.lend.arbiter_only,
-            cores: config.lend.cores,
-            memory: config.lend.memory.0,
+            // What is not lent can't be free either: nobody must count on it.
+            cores: if wants { config.lend.cores } else { 0 },
+            memory: if wants { config.lend.memory.0 } else { 0 },
         };
         let engines = Arc::new(Engines::new(lend));
         let private = Arc::new(artefacts::Private::default());
@@ -204,6 +215,7 @@ impl Daemon {
             private,
             events: broadcast::channel(EVENTS_KEPT).0,
             since: now(),
+            wants_builds: wants,
             rest: Mutex::new(rest),
             stuck: Mutex::default(),
             stop,
@@ -331,6 +343,9 @@ impl Daemon {
     /// # Errors
     /// Why it can't.
     pub(crate) fn resume(&self) -> Result<(), String> {
+        if !self.wants_builds {
+            return Err(format!("this node takes no builds: {NO_BUILDS}; it has to be started anew"));
+        }
         crate::builder::sandbox_check().map_err(|problem| problem.to_string())?;
         *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.engines.set_lend(Lend { builds: true, ..self.engines.lend() });
@@ -345,16 +360,16 @@ impl Daemon {
         match rest {
             Some((why, Some(until))) => Some(format!("{why} until {until}")),
             Some((why, None)) => Some(why),
-            None if !self.engines.lend().builds => Some("it lends nothing".into()),
+            None if !self.wants_builds => Some(format!("it takes no builds: {NO_BUILDS}")),
             None => None,
         }
     }
 
-    /// Hands leases back, stops builds and closes the network.
+    /// Hands leases back, says goodbye, stops builds and closes the network.
     pub(crate) async fn farewell(self: &Arc<Self>) {
         let networks: Vec<NetworkId> = self.networks().keys().copied().collect();
         for network in &networks {
-            self.engines.with(network, |engine, now| engine.handle(now, Input::HandBackAll));
+            self.engines.with(network, |engine, now| engine.handle(now, Input::Leave));
         }
         // The driver has stopped: what is left is carried out here, for a moment.
         let _ = tokio::time::timeout(FAREWELL, async {
@@ -378,12 +393,5 @@ impl Daemon {
     fn log_path(&self, network: &NetworkId, lease: &LeaseRef) -> PathBuf {
         let name = format!("{}-{}-{}-{}.log", network.short(), lease.action.short(), lease.slot.0, lease.epoch);
         self.home.logs_dir().join(name)
-    }
-
-    async fn hide(&self, outcome: &Outcome) {
-        if let Some(tree) = outcome.tree() {
-            let blobs = self.blobs_of(tree).await;
-            self.private.hide(&blobs);
-        }
     }
 }

@@ -1,35 +1,25 @@
 //! The networks that this node is a member of: their charters, and records on their way in and out.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use barnraiser_bootstrap::{NetEvent, Topic, Verdict, Via};
-use barnraiser_protocol::bounded::BoundedString;
-use barnraiser_protocol::engine::{Config as EngineConfig, Engine, Input, OwnResult, Params, Reception};
-use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
-use barnraiser_protocol::record::payload::Metadata;
+use barnraiser_protocol::engine::{Config as EngineConfig, Engine, Input, Params, Reception};
+use barnraiser_protocol::id::{NetworkId, NodeId};
 use barnraiser_protocol::record::{Kind, Payload, Record, RecordError, SharedRecord};
-use barnraiser_protocol::release::{RELEASE_BYTES_MAX, Release};
-use barnraiser_protocol::trust::charter::{BUNDLE_BYTES_MAX, Charter, CharterParts};
-use barnraiser_store::Durability;
+use barnraiser_protocol::release::Release;
+use barnraiser_protocol::trust::charter::Charter;
 use tokio::sync::mpsc;
 
 use super::Daemon;
+use super::builds::KeptResult;
 use super::engines::now;
+use super::metadata::Fetching;
+use super::relay::Relay;
 use crate::home::NetworkEntry;
 use crate::platform::Platform;
 
-/// The role under which a charter is announced.
-pub(super) const CHARTER_ROLE: &str = "charter";
-/// In front of a channel's name, the role under which a release is announced.
-pub(super) const RELEASE_ROLE: &str = "release/";
-/// How long announcements of metadata are kept: a year.
-const METADATA_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How often metadata that was announced is asked for, and how long after the first time; each wait is twice the one
-/// before. Half a minute in all: after that the next announcement or start brings it.
-const METADATA_TRIES: u32 = 7;
-const METADATA_WAIT: Duration = Duration::from_millis(500);
 /// How many records are verified in one go, on a worker thread.
 const VERIFY_TOGETHER: usize = 64;
 
@@ -43,10 +33,10 @@ pub(super) struct Network {
     pub charter: RwLock<Option<Arc<Charter>>>,
     /// Channel → its newest release.
     pub releases: RwLock<BTreeMap<String, Arc<Release>>>,
-    /// Metadata that is being fetched, so that a flood of announcements is one fetch.
-    fetching: Mutex<BTreeSet<(String, u64)>>,
+    fetching: Mutex<Fetching>,
+    relay: Mutex<Relay>,
     /// Held while a charter or a release is taken: of two that come at once, the older must not be the last.
-    taking: tokio::sync::Mutex<()>,
+    pub taking: tokio::sync::Mutex<()>,
 }
 
 impl Network {
@@ -57,12 +47,24 @@ impl Network {
             charter: RwLock::new(entry.charter.clone().map(Arc::new)),
             releases: RwLock::default(),
             fetching: Mutex::default(),
+            relay: Mutex::default(),
             taking: tokio::sync::Mutex::default(),
         }
     }
 
     pub(super) fn charter(&self) -> Option<Arc<Charter>> {
         self.charter.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is being fetched.
+    pub(super) fn fetching(&self) -> MutexGuard<'_, Fetching> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a record that can't be judged is passed on.
+    fn pass_on(&self, sender: [u8; 32]) -> Verdict {
+        let admitted = self.relay.lock().unwrap_or_else(PoisonError::into_inner).admit(now(), sender);
+        if admitted { Verdict::Accept } else { Verdict::Ignore }
     }
 
     pub(super) fn release(&self, channel: &str) -> Option<Arc<Release>> {
@@ -100,7 +102,7 @@ impl Daemon {
     }
 
     /// Publishes the standing records of this home: certificates, invitations, requests.
-    async fn take_standing(self: &Arc<Self>, network: &Arc<Network>, standing: &[Vec<u8>]) {
+    pub(super) async fn take_standing(self: &Arc<Self>, network: &Arc<Network>, standing: &[Vec<u8>]) {
         for bytes in standing {
             match Record::open(bytes, network.id) {
                 Ok(record) => {
@@ -115,39 +117,7 @@ impl Daemon {
         }
     }
 
-    /// Takes a charter that was checked: a newer one than before, or the first.
-    pub(super) async fn adopt_charter(self: &Arc<Self>, network: &Arc<Network>, charter: Charter) -> anyhow::Result<()> {
-        let _turn = network.taking.lock().await;
-        let before = network.charter();
-        let charter = match &before {
-            Some(before) if charter.version() <= before.version() => return Ok(()),
-            Some(before) => before.update(charter.parts().clone(), now())?,
-            None => charter,
-        };
-        let bundle = charter.parts().to_bundle()?;
-        let (blob, length) = (BlobHash::of(&bundle), bundle.len() as u64);
-        let policy = charter.policy().to_bytes();
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || {
-            store.import_bytes(&bundle, Durability::Announced)?;
-            store.import_bytes(&policy, Durability::Announced)
-        })
-        .await??;
-        self.home.save_charter(&network.id, &charter)?;
-        let charter = Arc::new(charter);
-        *network.charter.write().unwrap_or_else(PoisonError::into_inner) = Some(charter.clone());
-        if before.is_none() {
-            self.start_engine(network, &charter).await?;
-        } else {
-            let (grants, policy) = (charter.grants().clone(), charter.policy().clone());
-            self.engines.with(&network.id, |engine, now| engine.set_charter(now, grants, policy));
-        }
-        self.announce_metadata(network, CHARTER_ROLE.into(), charter.version(), blob, length);
-        tracing::info!(network = %network.name, version = charter.version(), "charter taken");
-        Ok(())
-    }
-
-    async fn start_engine(self: &Arc<Self>, network: &Arc<Network>, charter: &Arc<Charter>) -> anyhow::Result<()> {
+    pub(super) async fn start_engine(self: &Arc<Self>, network: &Arc<Network>, charter: &Arc<Charter>) -> anyhow::Result<()> {
         let params = Params {
             network: network.id,
             lease_ttl: Duration::from_secs(charter.params().lease_ttl_s.into()),
@@ -182,19 +152,17 @@ impl Daemon {
             engine.receive(moment, record);
         }
         for bytes in results {
-            match serde_json::from_slice::<OwnResult>(&bytes) {
-                Ok(result) => {
-                    self.hide_result(&result).await;
-                    engine.handle(moment, Input::Restore(result));
+            match serde_json::from_slice::<KeptResult>(&bytes) {
+                Ok(kept) => {
+                    self.hide_result(network.id, &kept).await;
+                    engine.handle(moment, Input::Restore(kept.result));
                 }
                 Err(error) => tracing::error!(%error, "a result that was not revealed yet can't be read"),
             }
         }
         engine.hand_back_lost(moment);
         self.engines.add(network.id, engine);
-        for record in records.iter().filter(|record| record.kind() == Kind::Metadata) {
-            self.notice_metadata(network, record);
-        }
+        self.review_metadata(network);
         // What was heard before the charter was known could not be kept.
         for peer in self.net.peers().await {
             if peer.networks.contains(&network.id) {
@@ -203,20 +171,6 @@ impl Daemon {
             }
         }
         Ok(())
-    }
-
-    /// Says that there is signed metadata, unless the board says so already.
-    pub(super) fn announce_metadata(&self, network: &Network, role: String, version: u64, blob: BlobHash, length: u64) {
-        let known = self.engines.ask(&network.id, |engine| {
-            engine
-                .board()
-                .of_kind(Kind::Metadata)
-                .any(|record| matches!(record.payload(), Payload::Metadata(known) if known.blob == blob && *known.role == *role))
-        });
-        if known == Some(false) {
-            let payload = Payload::Metadata(Metadata { role: BoundedString::cut(&role), version, blob, length });
-            self.engines.with(&network.id, |engine, now| engine.handle(now, Input::Author(payload, METADATA_LIFETIME)));
-        }
     }
 
     /// Takes what the swarm brings, for ever.
@@ -229,7 +183,6 @@ impl Daemon {
                     NetEvent::Record { network, bytes, from, via } => records.push((network, bytes, from, via)),
                     NetEvent::PeerConnected { networks, .. } | NetEvent::AddressesChanged { networks } => self.remember_peers(networks),
                     NetEvent::Misbehaved { node, what } => tracing::warn!(node = %node.short(), %what, "a peer misbehaved"),
-                    NetEvent::Listening(address) => tracing::info!(%address, "listening"),
                     _ => {}
                 }
             }
@@ -264,12 +217,13 @@ impl Daemon {
                             Verdict::Reject
                         }
                         // Joining: nothing is known of who may say what, but others may know.
-                        None => Verdict::Accept,
+                        None => network.pass_on(record.author_key()),
                         Some(_) => Verdict::Ignore,
                     }
                 }
                 // A newer node may well say what this one does not know.
-                Err(RecordError::UnknownKind(_) | RecordError::UnknownVersion(_)) => Verdict::Accept,
+                Err(RecordError::UnknownKind { author, .. }) => network.pass_on(author),
+                Err(RecordError::UnknownVersion(_)) => network.pass_on(from.0),
                 Err(error) => {
                     tracing::debug!(from = %from.short(), %error, "refused a record");
                     Verdict::Reject
@@ -304,84 +258,6 @@ impl Daemon {
             Payload::Reveal(reveal) => of_action(&reveal.lease.action),
             _ => Topic::Control,
         }
-    }
-
-    /// There may be a newer charter or release: fetches and checks it, once.
-    fn notice_metadata(self: &Arc<Self>, network: &Arc<Network>, record: &SharedRecord) {
-        let Payload::Metadata(metadata) = record.payload() else { return };
-        let newer = if &*metadata.role == CHARTER_ROLE {
-            network.charter().is_none_or(|charter| metadata.version > charter.version())
-        } else if let Some(channel) = metadata.role.strip_prefix(RELEASE_ROLE) {
-            // Without a charter nothing could check it; what the board has is looked at again when the charter is there.
-            network.charter().is_some() && network.release(channel).is_none_or(|release| metadata.version > release.version())
-        } else {
-            false
-        };
-        let limit = BUNDLE_BYTES_MAX.max(RELEASE_BYTES_MAX) as u64;
-        let key = (metadata.role.to_string(), metadata.version);
-        if !newer || metadata.length > limit {
-            return;
-        }
-        if !network.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
-            return;
-        }
-        let (daemon, network, metadata) = (self.clone(), network.clone(), metadata.clone());
-        let from = NodeId(record.author_key());
-        tokio::spawn(async move {
-            if let Err(error) = daemon.take_metadata(&network, &metadata, from).await {
-                tracing::warn!(role = %&*metadata.role, version = metadata.version, %error, "metadata can't be taken");
-            }
-            network.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        });
-    }
-
-    /// Whoever announced it may be gone for a moment, and says it once only: asked more than once.
-    async fn fetch_metadata(&self, network: &Network, metadata: &Metadata, from: NodeId) -> anyhow::Result<Vec<u8>> {
-        let mut wait = METADATA_WAIT;
-        for _ in 1..METADATA_TRIES {
-            match self.fetch_bytes(network.id, metadata.blob, Some(metadata.length), vec![from], 1 << 20).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => tracing::debug!(role = %&*metadata.role, version = metadata.version, %error, "not there yet"),
-            }
-            tokio::time::sleep(wait).await;
-            wait *= 2;
-        }
-        self.fetch_bytes(network.id, metadata.blob, Some(metadata.length), vec![from], 1 << 20).await
-    }
-
-    async fn take_metadata(self: &Arc<Self>, network: &Arc<Network>, metadata: &Metadata, from: NodeId) -> anyhow::Result<()> {
-        let bytes = self.fetch_metadata(network, metadata, from).await?;
-        if &*metadata.role == CHARTER_ROLE {
-            let charter = Charter::verify(network.id, CharterParts::from_bundle(&bytes)?, now())?;
-            self.adopt_charter(network, charter).await?;
-            if let Some(entry) = self.home.networks()?.into_iter().find(|entry| entry.id == network.id) {
-                self.take_standing(network, &entry.standing).await;
-            }
-            return Ok(());
-        }
-        let charter = network.charter().ok_or_else(|| anyhow::anyhow!("the charter is not known yet"))?;
-        let release = Release::verify(&bytes, &charter, now())?;
-        self.adopt_release(network, release).await
-    }
-
-    /// Takes a release that was checked, where it is the channel's newest.
-    pub(super) async fn adopt_release(&self, network: &Arc<Network>, release: Release) -> anyhow::Result<()> {
-        let _turn = network.taking.lock().await;
-        let channel = release.channel().to_string();
-        if network.release(&channel).is_some_and(|known| !release.supersedes(&known)) {
-            return Ok(());
-        }
-        let bytes = release.to_bytes();
-        let (blob, length) = (BlobHash::of(&bytes), bytes.len() as u64);
-        let store = self.store.clone();
-        let kept = bytes.clone();
-        tokio::task::spawn_blocking(move || store.import_bytes(&kept, Durability::Announced)).await??;
-        self.home.save_release(&network.id, &channel, &bytes)?;
-        let version = release.version();
-        network.releases.write().unwrap_or_else(PoisonError::into_inner).insert(channel.clone(), Arc::new(release));
-        self.announce_metadata(network, format!("{RELEASE_ROLE}{channel}"), version, blob, length);
-        tracing::info!(network = %network.name, channel, version, "release taken");
-        Ok(())
     }
 
     fn remembered_peers(&self, network: &NetworkId) -> Vec<barnraiser_bootstrap::Multiaddr> {

@@ -1,14 +1,15 @@
 //! Proposes releases of what was verified, publishes what the maintainers signed, and fetches for users.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use barnraiser_bootstrap::{FetchError, FetchProgress};
-use barnraiser_protocol::engine::query::JobState;
-use barnraiser_protocol::evidence::Evidence;
-use barnraiser_protocol::id::{BatchId, BlobHash, NodeId, OperatorId, Sha256};
+use barnraiser_protocol::engine::query::{JobState, JobView, Obstacle};
+use barnraiser_protocol::evidence::{EVIDENCE_BYTES_MAX, Evidence};
+use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId, Sha256};
+use barnraiser_protocol::outcome::Outcome;
 use barnraiser_protocol::release::{self, Origin, Release, ReleaseTarget, ReleaseTargets};
 use barnraiser_protocol::tree::Entry;
 use barnraiser_store::{Durability, Fault, PartialError};
@@ -22,6 +23,12 @@ use crate::api::{self, Problem};
 
 /// How long a release is good without a new one: DESIGN leaves it to the timestamp, which comes with full TUF metadata.
 const RELEASE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How long the evidence is waited for that says who built a file.
+const EVIDENCE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A job that made a file: its batch, its label, the operators that agree.
+type BuiltBy = (Option<BatchId>, String, Vec<OperatorId>);
 
 /// Hashes what is written to it.
 struct Hasher(sha2::Sha256);
@@ -41,10 +48,10 @@ impl Daemon {
     pub(super) async fn propose_release(&self, network: &Arc<Network>, batch: BatchId, ask: &api::Propose) -> Result<Vec<u8>, Problem> {
         let charter = network.charter().ok_or_else(|| joining(network))?;
         if charter.channel_keys(&ask.channel).is_none() {
-            let known: Vec<String> = charter.channels().map(ToString::to_string).collect();
-            return Err(Problem::not_found(format!("no channel {:?}; there are {}", ask.channel, known.join(", "))));
+            return Err(no_release(network, &ask.channel));
         }
         let jobs = self.engines.ask(&network.id, |engine| engine.jobs(&batch)).unwrap_or_default();
+        self.check_closure(network, &batch, &jobs, ask)?;
         let mut targets = ReleaseTargets::new();
         for job in &jobs {
             for (name, path) in &job.targets {
@@ -69,22 +76,33 @@ impl Daemon {
         Ok(draft.to_bytes())
     }
 
-    async fn target_of(
-        &self,
-        network: &Arc<Network>,
-        batch: &BatchId,
-        job: &barnraiser_protocol::engine::query::JobView,
-        path: &str,
-    ) -> Result<ReleaseTarget, Problem> {
+    /// Everything that the wanted targets were built from is as good as the batch's policy wants of a release.
+    fn check_closure(&self, network: &Network, batch: &BatchId, jobs: &[JobView], ask: &api::Propose) -> Result<(), Problem> {
+        let released: BTreeSet<ActionId> = {
+            let releases = network.releases.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let targets = releases.values().flat_map(|release| release.targets().values());
+            targets.filter_map(|target| Some(target.origin.as_ref()?.action)).collect()
+        };
+        let is_wanted = |job: &&JobView| job.targets.keys().any(|name| ask.names.is_empty() || ask.names.contains(name));
+        for job in jobs.iter().filter(is_wanted) {
+            let found = self.engines.ask(&network.id, |engine| engine.release_obstacle(batch, job.index, &released)).flatten();
+            let Some((label, obstacle)) = found else { continue };
+            let advice = match obstacle {
+                Obstacle::State(_) => format!("`barn why {}/{label}` says what is missing", batch.short()),
+                Obstacle::NoTrustedReveal => {
+                    "a trusted operator has to build it, or a maintainer trusts one who did (`barn network trust`)".into()
+                }
+            };
+            let what = if label == job.label { label } else { format!("{}: {label}, from which it was built,", job.label) };
+            return Err(Problem::failed(format!("{what} can't be released: {obstacle}; {advice}")));
+        }
+        Ok(())
+    }
+
+    async fn target_of(&self, network: &Arc<Network>, batch: &BatchId, job: &JobView, path: &str) -> Result<ReleaseTarget, Problem> {
         let (Some(action), Some(tree)) = (job.action, job.verdict.as_ref().and_then(|verdict| verdict.outcome.as_ref()?.tree())) else {
             return Err(Problem::failed(format!("{} is {}: {}; nothing can be released of it", job.label, job.state, job.why)));
         };
-        if job.state != JobState::CrossVerified {
-            return Err(Problem::failed(format!(
-                "{} is {} ({}); only what is cross-verified can be proposed",
-                job.label, job.state, job.why
-            )));
-        }
         let from = self.engines.ask(&network.id, |engine| engine.revealers(&tree)).unwrap_or_default();
         let failed = |error: anyhow::Error| Problem::unreachable(format!("{error:#}"));
         self.fetch_tree(network.id, tree, from).await.map_err(failed)?;
@@ -159,9 +177,7 @@ impl Daemon {
         let (hash, length, release) = match (ask.what.parse::<BlobHash>(), ask.what.split_once('/')) {
             (Ok(hash), _) => (hash, None, self.release_with(network, &hash)),
             (Err(_), Some((channel, name))) => {
-                let release = network
-                    .release(channel)
-                    .ok_or_else(|| Problem::not_found(format!("no release of the channel {channel:?} is known; has it been published?")))?;
+                let release = network.release(channel).ok_or_else(|| no_release(network, channel))?;
                 let expires = release.expires();
                 if expires <= now() {
                     return Err(Problem::unverified(format!(
@@ -191,14 +207,17 @@ impl Daemon {
                 .map_err(|error| Problem::failed(error.to_string()))?
                 .map_err(|error| Problem::failed(error.to_string()))?;
         }
-        let release = release.zip(charter).map(|(release, charter)| view(&release, &charter));
+        let mut built_by = self.built_by(network, &hash, release.as_deref());
+        if built_by.is_empty() {
+            built_by = self.proven_builders(network, &hash, release.as_deref()).await;
+        }
         Ok(api::Fetched {
             hash,
             length: report.length,
             already_had: report.already_had,
             bytes_by_peer: report.bytes_by_peer,
-            built_by: self.built_by(network, &hash, release.as_ref()),
-            release,
+            built_by,
+            release: release.zip(charter).map(|(release, charter)| view(&release, &charter)),
         })
     }
 
@@ -236,25 +255,59 @@ impl Daemon {
         self.engines.ask(&network.id, holders).unwrap_or_default()
     }
 
-    fn built_by(&self, network: &Network, hash: &BlobHash, release: Option<&api::ReleaseView>) -> Vec<(BatchId, String, Vec<OperatorId>)> {
-        let actions: Vec<_> = release
-            .into_iter()
-            .flat_map(|release| release.targets.values())
-            .filter(|target| target.blake3 == *hash)
-            .filter_map(|target| target.action)
-            .collect();
+    /// Who built it, as far as this node knows the jobs.
+    fn built_by(&self, network: &Network, hash: &BlobHash, release: Option<&Release>) -> Vec<BuiltBy> {
+        let actions: Vec<_> = origins(release, hash).map(|origin| origin.action).collect();
         let found = self.engines.ask(&network.id, |engine| {
             let jobs = actions.iter().flat_map(|action| engine.jobs_of(action));
             let views = jobs.filter_map(|(batch, index)| engine.job(&batch, index));
+            // Of a job that has only just become known, results may still be on their way.
+            let views = views.filter(|job| job.state == JobState::CrossVerified);
             views
                 .map(|job| {
                     let agreeing = job.verdict.map_or_else(Vec::new, |verdict| verdict.agreeing.into_iter().collect());
-                    (job.batch, job.label, agreeing)
+                    (Some(job.batch), job.label, agreeing)
                 })
                 .collect()
         });
         found.unwrap_or_default()
     }
+
+    /// Who built it, by the evidence that the release names: for a node that has only just come, or came long after.
+    /// Nobody where the evidence can't be had; the bytes are good all the same.
+    async fn proven_builders(&self, network: &Network, hash: &BlobHash, release: Option<&Release>) -> Vec<BuiltBy> {
+        let mut found = Vec::new();
+        for origin in origins(release, hash) {
+            let holders = self.engines.ask(&network.id, |engine| engine.revealers(&origin.tree)).unwrap_or_default();
+            let fetch = self.fetch_bytes(network.id, origin.evidence, None, holders, EVIDENCE_BYTES_MAX as u64);
+            let read = match tokio::time::timeout(EVIDENCE_PATIENCE, fetch).await {
+                Ok(Ok(bytes)) => agreeing(network, origin, &bytes),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(anyhow::anyhow!("nobody gave it in {EVIDENCE_PATIENCE:?}")),
+            };
+            match read {
+                Ok(operators) => found.push((origin.batch, format!("action {}", origin.action.short()), operators)),
+                Err(error) => tracing::warn!(evidence = %origin.evidence, %error, "who built it can't be told: its evidence can't be used"),
+            }
+        }
+        found
+    }
+}
+
+/// How the released file of that hash came to be.
+fn origins<'a>(release: Option<&'a Release>, hash: &BlobHash) -> impl Iterator<Item = &'a Origin> {
+    let targets = release.into_iter().flat_map(|release| release.targets().values());
+    targets.filter(move |target| target.blob == *hash).filter_map(|target| target.origin.as_ref())
+}
+
+/// The operators whose agreement the evidence of a released file proves.
+fn agreeing(network: &Network, origin: &Origin, evidence: &[u8]) -> anyhow::Result<Vec<OperatorId>> {
+    let evidence = Evidence::from_bytes(evidence)?;
+    let findings = evidence.check()?;
+    anyhow::ensure!(evidence.network == network.id && findings.action == origin.action, "it is of something else");
+    let tree = findings.verdict.outcome.as_ref().and_then(Outcome::tree);
+    anyhow::ensure!(tree == Some(origin.tree), "it is of another result than the released one");
+    Ok(findings.verdict.agreeing.into_iter().collect())
 }
 
 /// A release as people see it.
@@ -287,6 +340,16 @@ fn not_fetched(hash: &BlobHash, error: &anyhow::Error) -> Problem {
     });
     let message = format!("{hash} can't be fetched: {error}");
     if here { Problem::failed(message) } else { Problem::unreachable(message) }
+}
+
+/// Why there is no release of a channel.
+pub(super) fn no_release(network: &Network, channel: &str) -> Problem {
+    let Some(charter) = network.charter() else { return joining(network) };
+    if charter.channel_keys(channel).is_some() {
+        return Problem::not_found(format!("no release of the channel {channel:?} is known; has one been published?"));
+    }
+    let known: Vec<String> = charter.channels().map(ToString::to_string).collect();
+    Problem::not_found(format!("the network {} has no channel {channel:?}; it has {}", network.name, known.join(", ")))
 }
 
 pub(super) fn joining(network: &Network) -> Problem {

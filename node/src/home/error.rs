@@ -15,6 +15,12 @@ pub enum HomeError {
     /// Nothing says where it is.
     #[error("where is the home? Give --home DIR, or set BARN_HOME; HOME is not set either")]
     NoFolder,
+    /// A file is in its place.
+    #[error("a home is a folder, and {} is not one: give another --home or BARN_HOME", .path.display())]
+    NotAFolder {
+        /// What is there.
+        path: PathBuf,
+    },
     /// There is none.
     #[error("there is no home in {}; `barn init` makes one", .root.display())]
     NoHome {
@@ -156,6 +162,7 @@ impl From<HomeError> for Problem {
             | HomeError::Config(_)
             | HomeError::Network { .. }
             | HomeError::Charter { .. }
+            | HomeError::NotAFolder { .. }
             | HomeError::WhichNetwork { .. } => Self::usage(message),
         }
     }

@@ -84,6 +84,16 @@ impl Keep {
         self.put(name, &format!("{PREFIX}sha256/{sha256}"), blob.as_bytes())
     }
 
+    /// The blob that an address gave when it was last fetched.
+    pub(super) fn by_address(&self, name: &str, url: &str) -> Result<Option<BlobHash>, SourceError> {
+        Ok(self.get(name, &format!("{PREFIX}address/{url}"))?.and_then(|value| <[u8; 32]>::try_from(value).ok()).map(BlobHash))
+    }
+
+    /// Notes what an address gave.
+    pub(super) fn note_address(&self, name: &str, url: &str, blob: &BlobHash) -> Result<(), SourceError> {
+        self.put(name, &format!("{PREFIX}address/{url}"), blob.as_bytes())
+    }
+
     /// The newest date in an archive, where it was looked for: `Some(None)` if it has none.
     pub(super) fn date(&self, name: &str, blob: &BlobHash) -> Result<Option<Option<u64>>, SourceError> {
         let value = self.get(name, &format!("{PREFIX}date/{blob}"))?;

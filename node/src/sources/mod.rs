@@ -224,6 +224,7 @@ impl Sources {
                 Ok((file, digests)) => {
                     let blob = self.keep.file(name, &file)?;
                     self.keep.note_sha256(name, &digests.sha256, &blob)?;
+                    self.keep.note_address(name, &url, &blob)?;
                     return Ok((blob, Some(digests.sha256)));
                 }
                 Err(error) => attempts.push(Attempt { url, error }),

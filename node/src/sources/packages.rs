@@ -77,6 +77,12 @@ impl Package {
         Ok(kept)
     }
 
+    /// Whether cargo keeps the archive of this crate already.
+    pub(super) fn is_cached(&self, cargo_home: Option<&Path>) -> bool {
+        let home = cargo_home.map(Path::to_owned).or_else(default_cargo_home);
+        home.is_some_and(|home| self.in_cargo_cache(&home).is_ok_and(|kept| !kept.is_empty()))
+    }
+
     fn in_cargo_cache(&self, home: &Path) -> Result<Vec<PathBuf>, AttemptError> {
         let cache = home.join("registry/cache");
         let registries = match std::fs::read_dir(&cache) {

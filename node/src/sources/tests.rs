@@ -311,7 +311,7 @@ fn commit_or_branch_that_does_not_exist_is_named() {
 #[test]
 fn locking_writes_the_hash_and_leaves_the_rest_alone() {
     let home = home();
-    let (address, _) = serve(|_| ok(b"barn"));
+    let (address, requests) = serve(|_| ok(b"barn"));
     let text = format!(
         "# mine\n[recipe]\nname = \"x\"\n\n[[source]]\nname = \"s\"   # the source\nurls = [\"{address}/barn\"]\n\n[steps]\nbuild = \"true\"\n\n[outputs]\n\"x\" = \"x\"\n"
     );
@@ -323,4 +323,26 @@ fn locking_writes_the_hash_and_leaves_the_rest_alone() {
     // What is locked stays as it is, and is not fetched again.
     let again = home.sources.lock("x.toml", &locked.text, &|_| {}).unwrap();
     assert!(again.added.is_empty() && again.text == locked.text);
+    assert_eq!((again.checked, requests.load(Ordering::Relaxed)), (vec!["s".to_owned()], 1));
+}
+
+/// A wrong hash passed `barn lock` unseen, though the right bytes were at hand.
+#[test]
+fn locking_finds_a_written_hash_that_is_wrong() {
+    let home = home();
+    let (address, requests) = serve(|_| ok(b"barn"));
+    let recipe = |hash: &str| {
+        format!(
+            "[recipe]\nname = \"x\"\n[[source]]\nname = \"s\"\nurls = [\"{address}/barn\"]\n{hash}\n[steps]\nbuild = \"true\"\n[outputs]\n\"x\" = \"x\"\n"
+        )
+    };
+    let wrong = recipe(&format!("sha256 = \"{}\"", "ab".repeat(32)));
+    // Nothing was ever fetched from there: nothing is fetched now, and that is said.
+    let locked = home.sources.lock("x.toml", &wrong, &|_| {}).unwrap();
+    assert_eq!((locked.unchecked, requests.load(Ordering::Relaxed)), (vec!["s".to_owned()], 0));
+    home.sources.lock("x.toml", &recipe(""), &|_| {}).unwrap();
+    let error = home.sources.lock("x.toml", &wrong, &|_| {}).unwrap_err();
+    assert!(error.exit_code() == 4 && error.to_string().contains("abababab"), "{error}");
+    let blake3 = recipe(&format!("blake3 = \"{}\"", BlobHash::of(b"barn")));
+    assert_eq!(home.sources.lock("x.toml", &blake3, &|_| {}).unwrap().checked, ["s"]);
 }

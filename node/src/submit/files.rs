@@ -24,7 +24,7 @@ const ENTRIES_MAX: usize = 100_000;
 /// How many folders deep a `**` looks.
 const DEPTH_MAX: usize = 16;
 
-/// The batch and its recipes; a recipe alone is a batch of one.
+/// The batch and its recipes. A recipe alone is a batch of one, with the recipes beside it that it needs.
 ///
 /// # Errors
 /// All that is wrong with all files, in the order in which they were found.
@@ -39,7 +39,8 @@ pub(super) fn read(request: &Submit) -> Result<(BatchFile, Vec<Recipe>), Vec<Dia
     let name = path.display().to_string();
     if !is_batch(&name, &text) {
         let recipe = parse_recipe(&name, &text)?;
-        return Ok((BatchFile::of_recipe(&recipe), vec![recipe]));
+        let batch = BatchFile::of_recipe(&recipe);
+        return Ok((batch, with_needed(recipe, &path)?));
     }
     let batch = parse_batch(&name, &text)?;
     let mut wrong = Vec::new();
@@ -67,6 +68,34 @@ pub(super) fn read(request: &Submit) -> Result<(BatchFile, Vec<Recipe>), Vec<Dia
         }
     }
     if wrong.is_empty() { Ok((batch, recipes)) } else { Err(wrong) }
+}
+
+/// `recipe`, which is in the file `path`, and all that it needs, by way of others too, of what lies beside it: `NAME.toml`
+/// or `NAME.json`. A need whose file is not there is left out: the plan says where it is missing.
+fn with_needed(recipe: Recipe, path: &Path) -> Result<Vec<Recipe>, Vec<Diagnostic>> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut seen = BTreeSet::from([recipe.name.clone()]);
+    let mut recipes = vec![recipe];
+    let (mut next, mut bytes) = (0, 0);
+    while let Some(recipe) = recipes.get(next) {
+        next += 1;
+        let needs: Vec<(String, Place)> = recipe.needs.iter().map(|need| (need.recipe.written(), need.place.clone())).collect();
+        for (name, place) in needs {
+            // A name with a slash in it would look elsewhere than beside it.
+            if name.contains('/') || !seen.insert(name.clone()) {
+                continue;
+            }
+            let candidates = [format!("{name}.toml"), format!("{name}.json")].map(|file| folder.join(file));
+            let Some(file) = candidates.into_iter().find(|file| file.is_file()) else { continue };
+            let text = text_of(&file).map_err(|reason| vec![place.diagnostic(format!("{}: {reason}", file.display()), "")])?;
+            bytes += text.len();
+            if bytes > RECIPE_BYTES_MAX || recipes.len() >= RECIPES_MAX {
+                return Err(vec![place.diagnostic("this recipe and what it needs are too much for one batch".to_owned(), "")]);
+            }
+            recipes.push(parse_recipe(&file.display().to_string(), &text)?);
+        }
+    }
+    Ok(recipes)
 }
 
 /// The files that the batch's patterns name, each once, with the pattern's place.

@@ -69,6 +69,27 @@ async fn a_recipe_alone_is_a_batch_of_one() {
     assert_eq!((graph.jobs.len(), &*heading.name, heading.channel), (1, "base", None));
 }
 
+/// `barn build` knew the recipes beside a recipe, and `barn plan` and `barn submit` did not.
+#[test]
+fn a_recipe_alone_brings_what_lies_beside_it_and_is_needed() {
+    let home = tempfile::tempdir().unwrap();
+    batch(home.path());
+    let top = |needs: &str| TOP.replace("{device}", "x").replace("[[need]]\nrecipe = \"base\"", needs);
+    write(home.path(), "recipes/unrelated.toml", "[recipe]\nname = 5\n");
+    write(home.path(), "recipes/above.toml", &top("[[need]]\nrecipe = \"middle\"").replace("\"top\"", "\"above\""));
+    write(home.path(), "recipes/middle.toml", &top("[[need]]\nrecipe = \"base\"").replace("\"top\"", "\"middle\""));
+    let planned = plan_only(&request(home.path().join("recipes/above.toml")), &here()).unwrap();
+    let labels: Vec<String> = planned.plan.graph.jobs.iter().map(barnraiser_protocol::graph::Job::label).collect();
+    assert_eq!((labels, &*planned.heading.name), (vec!["base".to_owned(), "middle".to_owned(), "above".to_owned()], "above"));
+    // What is wrong with one of them is said with its own place.
+    write(home.path(), "recipes/base.toml", "[recipe]\nname = 5\n");
+    let problem = wrong(&request(home.path().join("recipes/above.toml")));
+    assert!(problem.exit_code() == 2 && problem.message.contains("base.toml:2:"), "{problem}");
+    std::fs::remove_file(home.path().join("recipes/base.toml")).unwrap();
+    let problem = wrong(&request(home.path().join("recipes/above.toml")));
+    assert!(problem.message.contains("middle.toml:") && problem.message.contains("base"), "{problem}");
+}
+
 #[test]
 fn axes_can_be_set_and_text_can_come_on_standard_input() {
     let home = tempfile::tempdir().unwrap();

@@ -21,6 +21,13 @@ fn init_never_overwrites() {
 fn a_home_that_is_not_right_is_refused_in_words() {
     let bench = Bench::new();
     assert!(bench.fails(3, "h", &["id"]).contains("barn init"));
+    bench.write("file", "no home");
+    for home in ["file", "file/below"] {
+        for command in ["init", "id", "status", "networks"] {
+            let error = bench.fails(2, home, &[command]);
+            assert!(error.contains("a home is a folder") && !error.contains("os error"), "{command}: {error}");
+        }
+    }
     bench.home("h");
     let config = bench.path("h/barn.toml");
     let error = {

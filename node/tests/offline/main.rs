@@ -108,6 +108,7 @@ fn wrong_usage_ends_with_2_and_help_with_0() {
     bench.fails(2, "h", &["network", "create", "x", "--maintainer", "barnkey1nonsense", "-o", "p"]);
     bench.fails(2, "h", &["network", "invite", "not-an-operator"]);
     bench.fails(2, "h", &["plan", "x.toml", "--set", "novalue"]);
+    assert!(bench.fails(2, "h", &["log", "abc", "--grep", "(a"]).contains("unclosed group"));
     assert!(bench.ok("h", &["--help"]).contains("Exit codes"));
     assert!(bench.ok("h", &["--version"]).starts_with("barn "));
 }

@@ -40,7 +40,7 @@ fn rules_change_at_once_where_one_signature_is_enough() {
     let bench = Bench::new();
     bench.home("h");
     bench.ok("h", &["network", "create", "oak"]);
-    let other = "ab".repeat(32);
+    let other = bench.home("other");
     bench.ok("h", &["network", "trust", &other]);
     bench.ok("h", &["network", "grant", &other, "submit", "--channel", "nightly"]);
     bench.ok("h", &["channel", "policy", "nightly", "small"]);
@@ -50,6 +50,14 @@ fn rules_change_at_once_where_one_signature_is_enough() {
     assert!(operators(&shown["grants"]["trusted"]).contains(&&*other));
     assert_eq!(operators(&shown["grants"]["submitters"]["nightly"]), [&*other]);
     assert!(bench.ok("h", &["channel", "ls"]).contains("beta"));
+    // An id that was mistyped must not pass unseen.
+    for command in [&["network", "trust"][..], &["network", "invite"]] {
+        let nobody = "0".repeat(64);
+        let arguments: Vec<&str> = command.iter().copied().chain([nobody.as_str()]).collect();
+        assert!(bench.fails(2, "h", &arguments).contains("nobody can have this key"));
+    }
+    let unseen = bench.run("h", &["network", "grant", &other, "submit", "--channel", "stable"]);
+    assert!(unseen.code == 0 && unseen.err.contains("was not looked up"), "{}", unseen.err);
     bench.ok("h", &["network", "trust", "--revoke", &other]);
     assert!(bench.fails(2, "h", &["network", "trust", "--revoke", &other]).contains("nothing would change"));
     assert!(bench.fails(2, "h", &["network", "grant", &other, "submit", "--channel", "gamma"]).contains("gamma"));

@@ -64,7 +64,11 @@ fn what_is_wrong_with_a_recipe_is_said_with_its_place() {
     bench.fails(3, "h", &["plan", "missing.toml"]);
     let folder = bench.path("folder");
     std::fs::create_dir(&folder).unwrap();
-    bench.fails(2, "h", &["plan", text(&folder)]);
+    std::fs::write(folder.join("image.toml"), GOOD).unwrap();
+    for command in ["plan", "build", "lock"] {
+        let error = bench.fails(2, "h", &[command, text(&folder)]);
+        assert!(error.contains("is a folder") && error.contains("image.toml"), "{command}: {error}");
+    }
     let binary = bench.path("binary.toml");
     std::fs::write(&binary, [0xff, 0xfe, 0x00]).unwrap();
     bench.fails(2, "h", &["plan", text(&binary)]);
@@ -121,6 +125,11 @@ fn lock_writes_missing_hashes_and_nothing_else() {
     assert_eq!(after, before.replace("# mine\n", &format!("# mine\nsha256 = \"{sha256}\"\n")));
     assert_eq!(bench.json("h", &["lock", text(&file)])["added"].as_array().unwrap().len(), 0);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
+    // A hash that is there is checked where the bytes are.
+    assert_eq!(bench.json("h", &["lock", text(&file)])["checked"], serde_json::json!(["src"]));
+    std::fs::write(&file, after.replace(sha256, &"ab".repeat(32))).unwrap();
+    let error = bench.fails(4, "h", &["lock", text(&file)]);
+    assert!(error.contains(sha256) && error.contains("abababab"), "{error}");
     bench.fails(3, "h", &["lock", "missing.toml"]);
     let bad = bench.write("bad.toml", "[recipe]\nname = 5\n");
     bench.fails(2, "h", &["lock", text(&bad)]);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::{ActionId, NodeId, RecordId};
 use crate::record::payload::{Claim, Commitment, HandBack, LeaseRef, Presence, Renewal, Reveal, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
+use crate::sync::ItemSet;
 use crate::table::{Place, Table};
 use crate::time::Timestamp;
 
@@ -75,7 +76,7 @@ pub struct Board {
     entries: Vec<Entry>,
     free_entries: Vec<Place>,
     places: Table,
-    by_expiry: BTreeSet<(Timestamp, Place)>,
+    by_expiry: ItemSet,
     authors: Vec<Author>,
     free_authors: Vec<Place>,
     author_places: Table,
@@ -136,7 +137,7 @@ impl Board {
             entries: Vec::new(),
             free_entries: Vec::new(),
             places: Table::new(seed),
-            by_expiry: BTreeSet::new(),
+            by_expiry: ItemSet::default(),
             authors: Vec::new(),
             free_authors: Vec::new(),
             author_places: Table::new(seed),
@@ -280,7 +281,7 @@ impl Board {
         let entry = Entry { record: Some(record.clone()), author, action, next: NONE, before: NONE };
         let place = put(&mut self.entries, &mut self.free_entries, entry);
         self.places.insert(&id.0, place);
-        self.by_expiry.insert((record.forget_at(), place));
+        self.by_expiry.insert((record.forget_at(), id));
         if action != NONE {
             let of = &mut self.actions[action as usize];
             let next = std::mem::replace(&mut of.first, place);
@@ -322,7 +323,7 @@ impl Board {
         let record = entry.record.take()?;
         let (author, action, next, before) = (entry.author, entry.action, entry.next, entry.before);
         self.free_entries.push(place);
-        self.by_expiry.remove(&(record.forget_at(), place));
+        self.by_expiry.remove(&(record.forget_at(), id));
         if action != NONE {
             if before == NONE {
                 self.actions[action as usize].first = next;
@@ -371,10 +372,10 @@ impl Board {
     /// Takes out all whose time is over at `now`.
     pub fn expire(&mut self, now: Timestamp) -> Vec<SharedRecord> {
         let mut gone = Vec::new();
-        while let Some((at, place)) = self.by_expiry.first().copied()
+        while let Some((at, id)) = self.by_expiry.first()
             && at <= now
         {
-            gone.extend(self.remove_at(place));
+            gone.extend(self.remove(&id));
         }
         gone
     }
@@ -386,7 +387,7 @@ impl Board {
 
     /// When the next record's time is over.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.by_expiry.first().map(|(at, _)| *at)
+        self.by_expiry.first().map(|(at, _)| at)
     }
 
     /// The record of that id.
@@ -402,12 +403,8 @@ impl Board {
     }
 
     /// (when it may be forgotten, id) of all records, in that order: what anti-entropy compares.
-    pub fn items(&self) -> impl Iterator<Item = (Timestamp, RecordId)> + '_ {
-        let item = |(at, place): &(Timestamp, Place)| Some((*at, self.at(*place)?.id()));
-        let mut all: Vec<(Timestamp, RecordId)> = self.by_expiry.iter().filter_map(item).collect();
-        // Nearly sorted: only those that end in the same millisecond stand as they came.
-        all.sort();
-        all.into_iter()
+    pub const fn items(&self) -> &ItemSet {
+        &self.by_expiry
     }
 
     /// Number of records.
@@ -505,12 +502,12 @@ impl Board {
         Some(told.at.min(record.issued()))
     }
 
-    /// What every node last said of itself, in the order of their keys.
+    /// What every node last said of itself, in the order of their keys, but for those that said that they leave.
     pub fn presences(&self) -> impl Iterator<Item = (NodeId, &SharedRecord, &Presence)> {
         self.present.iter().filter_map(|(key, author)| {
             let record = self.at(self.authors[*author as usize].latest[2])?;
             match record.payload() {
-                Payload::Presence(presence) => Some((NodeId(*key), record, &**presence)),
+                Payload::Presence(presence) if !presence.is_farewell() => Some((NodeId(*key), record, &**presence)),
                 _ => None,
             }
         })

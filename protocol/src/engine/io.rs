@@ -101,8 +101,10 @@ pub enum Input {
     Capacity(Capacity),
     /// The owner changed what is lent; `builds: false` rests. Running builds go on.
     Lend(Lend),
-    /// Hands all leases back: pause, shutdown, the owner's own work.
+    /// Hands all leases back: pause, the owner's own work.
     HandBackAll,
+    /// The node stops: hands all leases back, takes no more, and tells everyone that it is not there any more.
+    Leave,
     /// A wanted blob: its bytes were fetched and their hash checked.
     Fetched {
         /// What for.

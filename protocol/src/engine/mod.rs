@@ -34,6 +34,7 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use crate::id::{BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
 use crate::policy::Policy;
 use crate::record::{Kind, Payload, Record, SharedRecord};
+use crate::sync::ItemSet;
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::trust::charter::Grants;
@@ -261,6 +262,7 @@ impl Engine {
                 self.seek_work(now);
             }
             Input::HandBackAll => self.hand_back_all(now, "the owner wants the machine back"),
+            Input::Leave => self.leave(now),
             Input::Fetched { want, bytes } => self.fetched(now, want, &bytes),
             Input::Graph(batch, graph) => self.share_graph(now, batch, graph),
             Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(lease, log_bytes, cpu_ms),
@@ -270,6 +272,13 @@ impl Engine {
             }
             Input::Restore(result) => self.restore(now, result),
         }
+    }
+
+    /// Signs a record of this node, takes it in and sends it, as [`Input::Author`] does, and says which it is. It may be
+    /// shown to nobody before it is durable, which [`Output::Persist`] asks for. `None` where the payload is too large
+    /// for a record.
+    pub fn publish(&mut self, now: Timestamp, payload: Payload, lifetime: Duration) -> Option<RecordId> {
+        self.author(now, payload, lifetime).map(|record| record.id())
     }
 
     /// The next thing to do, oldest first.
@@ -348,7 +357,7 @@ impl Engine {
     }
 
     /// All live records as (when it may be forgotten, id), in that order: what anti-entropy compares.
-    pub fn items(&self) -> impl Iterator<Item = (Timestamp, RecordId)> + '_ {
+    pub const fn items(&self) -> &ItemSet {
         self.board.items()
     }
 

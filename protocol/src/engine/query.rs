@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::graph::JobIndex;
 use crate::id::{ActionId, BatchId, NodeId, OperatorId, OutcomeHash};
 use crate::outcome::{Outcome, Particulars};
+use crate::policy::Standard;
 use crate::record::payload::{LeaseRef, Priority, SlotNo};
 use crate::time::Timestamp;
 use crate::verdict::{Verdict, VerdictState};
@@ -55,6 +56,24 @@ impl std::fmt::Display for JobState {
             Self::Superseded => "superseded",
             Self::Withdrawn => "withdrawn",
         })
+    }
+}
+
+/// What a job lacks that its output, or what was built from it, could be released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It is in this state only.
+    State(JobState),
+    /// No operator that the maintainers trust has revealed the same result.
+    NoTrustedReveal,
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::State(state) => write!(f, "it is {state}"),
+            Self::NoTrustedReveal => f.write_str("no operator that the maintainers trust has built the same"),
+        }
     }
 }
 
@@ -237,25 +256,49 @@ impl Engine {
         })
     }
 
-    /// A job below `index` on whose output the quorum does not agree, with its state; `None` where all are cross-verified,
-    /// down to the sources. Dependants may be built on candidates, and then agree on what a single builder made: whoever
-    /// signs must ask for this and not for the job's own state alone.
-    pub fn unverified_input(&self, id: &BatchId, index: JobIndex) -> Option<(String, JobState)> {
+    /// What keeps the output of a job from being released under the policy that its batch pins: the first job of its input
+    /// closure, itself included, that is not as good as that policy wants, and what it lacks. `None` where all are, down to
+    /// the sources. Dependants may be built on candidates, and then agree on what a single builder made: whoever signs must
+    /// ask for this and not for the job's own state alone. What is in `released`, and what it was built from, counts as
+    /// accepted (DESIGN section 3). Of a batch or job that is not known nothing can be said: `None`, too.
+    pub fn release_obstacle(&self, id: &BatchId, index: JobIndex, released: &BTreeSet<ActionId>) -> Option<(String, Obstacle)> {
         let graph = self.graph(id)?;
+        let Some(policy) = self.policy_of(id) else {
+            return Some((graph.label(index), Obstacle::State(JobState::Waiting)));
+        };
         let mut seen = BTreeSet::from([index]);
         let mut waiting = vec![index];
-        while let Some(above) = waiting.pop() {
-            for need in graph.needs(above) {
-                let (state, _) = self.job_state(id, need);
-                if state != JobState::CrossVerified {
-                    return Some((graph.label(need), state));
-                }
-                if seen.insert(need) {
-                    waiting.push(need);
-                }
+        while let Some(index) = waiting.pop() {
+            let bound = self.batches.get(id)?.bindings.get(index.0 as usize)?.action();
+            let action = bound.map(|place| self.board.action_id(place));
+            if action.is_some_and(|action| released.contains(&action)) {
+                continue;
             }
+            let (state, _) = self.job_state(id, index);
+            let good = match policy.release {
+                Standard::Candidate => matches!(state, JobState::Candidate | JobState::CrossVerified),
+                Standard::CrossVerified => state == JobState::CrossVerified,
+            };
+            if !good {
+                return Some((graph.label(index), Obstacle::State(state)));
+            }
+            if policy.release_needs_trusted && !action.is_some_and(|action| self.is_trusted_result(id, &action)) {
+                return Some((graph.label(index), Obstacle::NoTrustedReveal));
+            }
+            waiting.extend(graph.needs(index).filter(|below| seen.insert(*below)));
         }
         None
+    }
+
+    /// Whether an operator that the maintainers trust revealed what the verdict says.
+    fn is_trusted_result(&self, batch: &BatchId, action: &ActionId) -> bool {
+        let outcome = self.verdict_of(batch, action).and_then(|verdict| verdict.outcome);
+        let mut attested = self.attestations(action).into_iter();
+        attested.any(|attestation| {
+            // Of two builds that differ, neither stands for anything.
+            let certain = attestation.again.as_ref().is_none_or(|again| *again == attestation.outcome);
+            certain && Some(&attestation.outcome) == outcome.as_ref() && self.members.is_trusted(&attestation.operator)
+        })
     }
 
     /// The jobs that stand for an action.
@@ -365,14 +408,22 @@ impl Engine {
         match verdict.map_or(VerdictState::Unattested, |verdict| verdict.state) {
             VerdictState::CrossVerified => {
                 let by = verdict.map_or(0, |verdict| verdict.agreeing.len());
-                (JobState::CrossVerified, format!("{by} operators agree, {quorum} are wanted"))
+                (
+                    JobState::CrossVerified,
+                    format!(
+                        "{} agree{}, {quorum} {} wanted",
+                        operators(by),
+                        if by == 1 { "s" } else { "" },
+                        if quorum == 1 { "is" } else { "are" }
+                    ),
+                )
             }
             VerdictState::Failed => {
                 let what = match verdict.and_then(|verdict| verdict.outcome.as_ref()) {
                     Some(Outcome::Failure { class, stage }) => format!("{class} in {stage}"),
                     _ => "it failed".into(),
                 };
-                (JobState::Failed, format!("{what}; {quorum} operators found the same"))
+                (JobState::Failed, format!("{what}; {} found the same", operators(quorum.into())))
             }
             VerdictState::NotDeterministic => {
                 let arbiter = verdict.and_then(|verdict| verdict.arbiter).map_or_else(|| "its arbiter".into(), |arbiter| arbiter.short());
@@ -388,13 +439,13 @@ impl Engine {
             VerdictState::Candidate => {
                 let have = verdict.map_or(0, |verdict| verdict.agreeing.len());
                 let next = self.why_next(&action_id, held, open);
-                (JobState::Candidate, format!("{have} of {quorum} operators agree; {next}"))
+                (JobState::Candidate, format!("{have} of {} agree; {next}", operators(quorum.into())))
             }
             VerdictState::Unattested if held > 0 => (JobState::Building, self.why_next(&action_id, held, open)),
             VerdictState::Unattested => {
                 let committed = self.demand(place).map_or(0, |demand| self.committers(place, &demand).len());
                 if committed > 0 {
-                    let why = format!("{committed} of {quorum} operators have committed to a result");
+                    let why = format!("{committed} of {} have committed to a result", operators(quorum.into()));
                     return (JobState::Building, why);
                 }
                 (JobState::Ready, self.why_next(&action_id, 0, open))
@@ -428,7 +479,7 @@ impl Engine {
 
     fn why_next(&self, action: &ActionId, held: usize, open: usize) -> String {
         if held > 0 {
-            return format!("{held} building, {open} slots open");
+            return format!("{held} building, {} open", count(open, "slot"));
         }
         let place = self.board.action(action);
         let Some(demand) = place.and_then(|place| self.demand(place)) else { return "nothing wants it any more".into() };
@@ -452,6 +503,16 @@ impl Engine {
             let here = self.unfit(&demand).map_or_else(String::new, |unfit| format!("; here: {unfit}"));
             return format!("no builder that is present can take it{here}");
         }
-        format!("{open} slots open; {} builders could take it when they are free", able.len())
+        let free = if able.len() == 1 { "it is" } else { "they are" };
+        format!("{} open; {} could take it when {free} free", count(open, "slot"), count(able.len(), "builder"))
     }
+}
+
+/// So many of what the word names.
+fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
+fn operators(number: usize) -> String {
+    count(number, "operator")
 }

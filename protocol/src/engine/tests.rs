@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::query::JobState;
+use super::query::{JobState, Obstacle};
 use super::*;
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::graph::{Graph, Job, JobIndex, JobKind, JobNeed, Limits};
-
+use crate::id::ActionId;
 use crate::keys::SecretKey;
 use crate::outcome::{FailureClass, Outcome, Particulars};
 use crate::platform::Facts;
@@ -456,7 +456,7 @@ fn conclusions(engine: &Engine) -> String {
         .collect();
     let slots: std::collections::BTreeMap<_, _> =
         engine.bound_actions().into_iter().map(|place| (engine.board.action_id(place), format!("{:?}", engine.slots_of(place)))).collect();
-    format!("{:?} {jobs:?} {slots:?}", engine.items().collect::<Vec<_>>())
+    format!("{:?} {jobs:?} {slots:?}", engine.items().iter().collect::<Vec<_>>())
 }
 
 proptest! {

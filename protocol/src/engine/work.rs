@@ -82,6 +82,8 @@ pub(super) struct Desk {
     free_since: Timestamp,
     propagation: Duration,
     announced: Option<(Timestamp, Presence)>,
+    /// The node stops: it has taken back its Presence.
+    left: bool,
 }
 
 impl Default for Desk {
@@ -94,6 +96,7 @@ impl Default for Desk {
             free_since: Timestamp::default(),
             propagation: PROPAGATION_GUESS,
             announced: None,
+            left: false,
         }
     }
 }
@@ -459,6 +462,17 @@ impl Engine {
         self.hand_back(now, leases);
     }
 
+    /// Ends this node's part. Others would take it for present until its Presence expires, and leave work to it.
+    pub(super) fn leave(&mut self, now: Timestamp) {
+        self.config.lend.builds = false;
+        self.hand_back_all(now, "the node stops");
+        self.desk.left = true;
+        if self.operator().is_some() {
+            // For as long as the one that it takes back: whoever still has that must not bring it back.
+            self.author(now, Payload::Presence(Presence::farewell().into()), PRESENCE_LIFETIME);
+        }
+    }
+
     fn hand_back(&mut self, now: Timestamp, leases: Vec<LeaseRef>) {
         if leases.is_empty() {
             return;
@@ -572,8 +586,8 @@ impl Engine {
 
     pub(super) fn announce_presence(&mut self, now: Timestamp) {
         self.arm(Timer::Presence, now + PRESENCE_LIFETIME / 3);
-        if self.operator().is_none() {
-            return; // nobody can make anything of it
+        if self.desk.left || self.operator().is_none() {
+            return; // the last word is spoken, or nobody can make anything of it
         }
         let lend = &self.config.lend;
         let facts = &self.config.facts;

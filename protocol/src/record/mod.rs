@@ -57,6 +57,24 @@ struct Envelope {
     payload: BoundedBytes<PAYLOAD_BYTES_MAX>,
 }
 
+impl Envelope {
+    /// An envelope of this version, what its author signed of it, and the signature, which is not checked here.
+    fn read(bytes: &[u8]) -> Result<(Self, Vec<u8>, Signature), RecordError> {
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(RecordError::Envelope(DecodeError::TooLarge { given: bytes.len(), limit: RECORD_BYTES_MAX }));
+        }
+        let Some((signed, signature)) = bytes.split_last_chunk::<SIGNATURE_BYTES>() else {
+            return Err(RecordError::Envelope(DecodeError::Malformed("shorter than a signature".into())));
+        };
+        let envelope: Self = codec::decode(signed, RECORD_BYTES_MAX).map_err(RecordError::Envelope)?;
+        if envelope.version != RECORD_VERSION {
+            return Err(RecordError::UnknownVersion(envelope.version));
+        }
+        let message = message(envelope.kind, signed);
+        Ok((envelope, message, Signature(*signature)))
+    }
+}
+
 /// A decoded record. Its signature is not checked yet: see [`Record::verify`]. Its bytes are not kept: the encoding has one
 /// spelling for a value, so [`Record::bytes`] makes them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,10 +110,16 @@ pub enum RecordError {
     /// Not a record's bytes.
     #[error("not a record: {0}")]
     Envelope(DecodeError),
-    /// A type that this version does not know; relayed, never penalised.
-    #[error("record of unknown type {0}")]
-    UnknownKind(u16),
-    /// An envelope of a later version; relayed, never penalised.
+    /// A type that this version does not know; relayed within a quota, never penalised.
+    #[error("record of unknown type {kind}")]
+    UnknownKind {
+        /// The type's code.
+        kind: u16,
+        /// Whose key stands in it. [`Record::open`] has checked that its owner signed it, for this network; before that
+        /// it is anybody's word.
+        author: [u8; 32],
+    },
+    /// An envelope of a later version, of which nothing can be checked; relayed within a quota, never penalised.
     #[error("record of unknown version {0}")]
     UnknownVersion(u16),
     /// The payload is not what its type says.
@@ -220,31 +244,19 @@ impl Record {
     /// # Errors
     /// [`RecordError`], all but its signature.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        Self::read(bytes).map(|(record, _)| record)
+        let (envelope, message, signature) = Envelope::read(bytes)?;
+        Self::of(&envelope, &message, signature)
     }
 
-    /// A record and what its author signed of it.
-    fn read(bytes: &[u8]) -> Result<(Self, Vec<u8>), RecordError> {
-        if bytes.len() > RECORD_BYTES_MAX {
-            return Err(RecordError::Envelope(DecodeError::TooLarge { given: bytes.len(), limit: RECORD_BYTES_MAX }));
-        }
-        let Some((signed, signature)) = bytes.split_last_chunk::<SIGNATURE_BYTES>() else {
-            return Err(RecordError::Envelope(DecodeError::Malformed("shorter than a signature".into())));
-        };
-        let envelope: Envelope = codec::decode(signed, RECORD_BYTES_MAX).map_err(RecordError::Envelope)?;
-        let Envelope { kind, version, network, author, sequence, issued, expires, payload } = envelope;
-        if version != RECORD_VERSION {
-            return Err(RecordError::UnknownVersion(version));
-        }
-        let code = kind;
-        let kind = Kind::from_code(code).ok_or(RecordError::UnknownKind(code))?;
+    fn of(envelope: &Envelope, message: &[u8], signature: Signature) -> Result<Self, RecordError> {
+        let Envelope { kind, network, author, sequence, issued, expires, ref payload, .. } = *envelope;
+        let kind = Kind::from_code(kind).ok_or(RecordError::UnknownKind { kind, author })?;
         if expires < issued || expires > kind.latest_expiry(issued) {
             return Err(RecordError::Lifetime { kind, issued, expires });
         }
-        let payload = Payload::from_bytes(kind, &payload).map_err(|error| RecordError::Payload { kind, error })?;
-        let message = message(code, signed);
-        let id = RecordId(*blake3::hash(&message).as_bytes());
-        Ok((Self { id, network, author, sequence, issued, expires, payload, signature: Signature(*signature) }, message))
+        let payload = Payload::from_bytes(kind, payload).map_err(|error| RecordError::Payload { kind, error })?;
+        let id = RecordId(*blake3::hash(message).as_bytes());
+        Ok(Self { id, network, author, sequence, issued, expires, payload, signature })
     }
 
     /// Checks that the record is of `network`, that its author signed it, and that whom it claims agreed to that.
@@ -258,10 +270,7 @@ impl Record {
     }
 
     fn verify_message(self, network: NetworkId, message: &[u8]) -> Result<SharedRecord, RecordError> {
-        if self.network != network {
-            return Err(RecordError::ForeignNetwork { found: self.network, wanted: network });
-        }
-        keys::verify(&self.author, message, &self.signature)?;
+        check(network, self.network, &self.author, message, &self.signature)?;
         self.check_consent()?;
         Ok(Arc::new(Verified(self)))
     }
@@ -281,13 +290,21 @@ impl Record {
         checked.map_err(|_| NoConsent { operator, node: certificate.node, network })
     }
 
-    /// [`Record::decode`] and [`Record::verify`] in one.
+    /// [`Record::decode`] and [`Record::verify`] in one. What can be checked of a record of unknown type is checked too:
+    /// that it is of `network`, and that its author signed it.
     ///
     /// # Errors
     /// [`RecordError`].
     pub fn open(bytes: &[u8], network: NetworkId) -> Result<SharedRecord, RecordError> {
-        let (record, message) = Self::read(bytes)?;
-        record.verify_message(network, &message)
+        let (envelope, message, signature) = Envelope::read(bytes)?;
+        match Self::of(&envelope, &message, signature) {
+            Ok(record) => record.verify_message(network, &message),
+            Err(unknown @ RecordError::UnknownKind { .. }) => {
+                check(network, envelope.network, &envelope.author, &message, &signature)?;
+                Err(unknown)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// BLAKE3 of what is signed.
@@ -339,6 +356,14 @@ impl Record {
     }
 }
 
+/// Whether what `author` signed is of the network `wanted`, and it did sign it.
+fn check(wanted: NetworkId, found: NetworkId, author: &[u8; 32], message: &[u8], signature: &Signature) -> Result<(), RecordError> {
+    if found != wanted {
+        return Err(RecordError::ForeignNetwork { found, wanted });
+    }
+    Ok(keys::verify(author, message, signature)?)
+}
+
 /// What is signed: domain string ‖ type ‖ length ‖ the envelope as received.
 fn message(kind: u16, signed: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(RECORD_DOMAIN.len() + 10 + signed.len());
@@ -355,6 +380,14 @@ impl Record {
     pub(crate) fn forge(key: &SecretKey, network: NetworkId, issued: Timestamp, payload: Payload) -> Vec<u8> {
         let expires = payload.kind().latest_expiry(issued);
         Self::sign(key, network, 1, issued, expires, payload).map_or_else(|_| Vec::new(), |record| record.bytes())
+    }
+
+    /// The bytes of a record whose type only a later version knows.
+    pub(crate) fn of_the_future(key: &SecretKey, network: NetworkId, kind: u16) -> Vec<u8> {
+        let (author, payload) = (key.public(), BoundedBytes::try_from(vec![7; 9]).unwrap_or_default());
+        let (issued, expires) = (Timestamp(1000), Timestamp(2000));
+        let signed = codec::encode(&Envelope { kind, version: RECORD_VERSION, network, author, sequence: 1, issued, expires, payload });
+        [signed.as_slice(), &key.sign(&message(kind, &signed)).0].concat()
     }
 }
 

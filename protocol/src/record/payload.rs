@@ -174,6 +174,29 @@ pub struct Presence {
     pub features: BoundedVec<BoundedString<32>, 16>,
 }
 
+impl Presence {
+    /// What a node says last when it is stopped in good order: that it is not there. It has no operating system, which
+    /// no running node can say.
+    pub fn farewell() -> Self {
+        Self {
+            accepting: false,
+            arbiter_only: false,
+            free_cores: 0,
+            cores: 0,
+            free_memory_mib: 0,
+            os: BoundedString::default(),
+            arch: BoundedString::default(),
+            isa: BoundedString::default(),
+            features: BoundedVec::default(),
+        }
+    }
+
+    /// Whether it is [`Presence::farewell`].
+    pub fn is_farewell(&self) -> bool {
+        self.os.is_empty()
+    }
+}
+
 /// Blobs that a node holds and serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Have {

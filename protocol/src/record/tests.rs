@@ -54,6 +54,23 @@ fn record_of_a_foreign_network_is_refused() {
     assert!(matches!(error, RecordError::ForeignNetwork { .. }));
 }
 
+/// What can't be read is passed on, so who wrote it, and for whom, is checked all the same.
+#[test]
+fn record_of_unknown_type_is_checked_as_far_as_it_can_be() {
+    let key = SecretKey::from_seed(&[9; 32]);
+    let bytes = Record::of_the_future(&key, NETWORK, 999);
+    let unknown = RecordError::UnknownKind { kind: 999, author: key.public() };
+    assert_eq!(Record::open(&bytes, NETWORK), Err(unknown));
+    let foreign = Record::open(&bytes, NetworkId([5; 32])).unwrap_err();
+    assert!(matches!(foreign, RecordError::ForeignNetwork { .. }), "{foreign}");
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        let error = Record::open(&damaged, NETWORK).unwrap_err();
+        assert!(!matches!(error, RecordError::UnknownKind { .. }), "byte {at}: {error}");
+    }
+}
+
 /// A board record can't be made to last for ever.
 #[test]
 fn lifetime_is_cut_to_what_the_type_allows() {

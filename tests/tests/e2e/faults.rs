@@ -1,9 +1,10 @@
 //! What dies, and what is damaged.
 
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use barnraiser_tests::{Lend, Village, batch, list, recipe, text};
+use barnraiser_tests::{Lend, Village, batch, list, recipe, text, wait};
 
 use super::{SOON, founder, guest, ticket, wait_member};
 
@@ -60,6 +61,53 @@ fn slot_of_a_builder_that_was_killed_is_taken_over() {
     let (_, home, node) = builders.iter_mut().find(|(operator, ..)| *operator == victim).unwrap();
     *node = Some(home.start().unwrap());
     home.wait_job("it knows the verdict", &job, SOON, |job| job["state"] == "cross-verified").unwrap();
+}
+
+/// Processes whose command line names something below `folder`, with their command lines.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let name = folder.to_str().unwrap();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(name)).collect()
+}
+
+/// Bubblewrap asks the kernel to end it with its parent. A node that was killed before it had asked left it behind, with
+/// the whole build in it.
+#[test]
+fn sandbox_does_not_outlive_a_node_that_is_killed_while_it_is_set_up() {
+    let village = Village::new().unwrap();
+    let home = founder(&village, "ada", Lend::ONE_CORE, &[]);
+    // As bubblewrap on a machine that is busy: it gets no time until the node is dead.
+    let (begun, go_on) = (village.path("begun"), village.path("go-on"));
+    let slow = village
+        .write(
+            "bin/bwrap",
+            &format!(
+                "#!/bin/sh\nPATH=/usr/local/bin:/usr/bin:/bin\ncase \"$*\" in *--json-status-fd*)\n  : >{}\n  n=0\n  \
+                 while [ ! -e {} ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n + 1)); done ;;\nesac\nexec bwrap \"$@\"\n",
+                begun.display(),
+                go_on.display()
+            ),
+        )
+        .unwrap();
+    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", slow.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let node = home.start_with(|command| _ = command.env("PATH", path)).unwrap();
+    village.write("slow.toml", &recipe("slow", "", "sleep 300")).unwrap();
+    home.submit(&village.write("batch.toml", &batch("b", &["slow"])).unwrap()).unwrap();
+    wait("the sandbox is being set up", SOON, || Ok(begun.exists().then_some(()))).unwrap();
+    node.kill();
+    assert!(!processes_of(village.path("").as_path()).is_empty(), "the launcher is there still");
+    std::fs::write(&go_on, "").unwrap();
+    wait("nothing of the build is left", Duration::from_secs(30), || Ok(processes_of(village.path("").as_path()).is_empty().then_some(())))
+        .unwrap();
+
+    // And of one that runs, nothing either.
+    let node = home.start().unwrap();
+    home.wait_status("it builds", SOON, |status| list(&status["builds"]).iter().any(|build| build["step"] == "build")).unwrap();
+    node.kill();
+    wait("nothing of the build is left", Duration::from_secs(30), || Ok(processes_of(village.path("").as_path()).is_empty().then_some(())))
+        .unwrap();
 }
 
 /// Damage on disk is found when the bytes are read: nobody gets them, not the owner either.

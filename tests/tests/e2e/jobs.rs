@@ -25,6 +25,14 @@ fn job_tells_who_built_it_and_what_came_out() {
     let action = job["action"].as_str().unwrap();
     assert_eq!(home.json(&["job", &action[..12]]).unwrap()["verdict"], job["verdict"]);
     assert!(home.ok(&["log", action]).unwrap().contains("a word in the log"));
+    // Whose logs there are is said to who asks for another; and a batch is no job.
+    let error = home.fails(3, &["log", action, "--by", "no-one"]).unwrap();
+    assert!(error.contains(&operator), "{error}");
+    let batch = job["batch"].as_str().unwrap();
+    let error = home.fails(3, &["why", batch]).unwrap();
+    assert!(error.contains("barn batch") && error.contains(&format!("{}/one", &batch[..10])), "{error}");
+    let error = home.fails(3, &["release", "show", "nihgtly"]).unwrap();
+    assert!(error.contains("nightly") && error.contains("stable"), "{error}");
 }
 
 #[test]
@@ -40,6 +48,8 @@ fn cancel_stops_what_is_being_built() {
     home.ok(&["cancel", &id[..12]]).unwrap();
     home.wait_status("nothing is built", Duration::from_secs(20), |status| list(&status["builds"]).is_empty()).unwrap();
     home.wait_job("it is withdrawn", &format!("{id}/slow"), SOON, |job| job["state"] == "withdrawn").unwrap();
+    let error = home.fails(1, &["retry", &id]).unwrap();
+    assert!(error.contains("it was cancelled") && error.contains("barn submit"), "{error}");
     home.wait_status("the core is free", SOON, |status| status["cores"][1] == 0).unwrap();
 }
 
@@ -103,4 +113,27 @@ fn retry_builds_a_failed_job_again() {
     home.wait_job("it failed again", &job, SOON, |job| job["state"] == "failed").unwrap();
     home.ok(&["retry", &job]).unwrap();
     home.wait_job("one job alone is built again", &job, SOON, |job| list(&job["attestations"]).len() == 3).unwrap();
+}
+
+/// What a build copies from its sources into its outputs was hidden with them until they were revealed, and for that
+/// another builder was needed, who needed the sources.
+#[test]
+fn sources_are_served_though_an_output_that_is_not_revealed_has_them_too() {
+    let village = Village::new().unwrap();
+    let (_bootstrap, address) = village.bootstrap().unwrap();
+    let ada = founder(&village, "ada", Lend::ONE_CORE, &["--policy", "small", "--bootstrap", &address]);
+    let node = ada.start().unwrap();
+    let ticket = ticket(&ada, &address);
+    village.write("src/in", "copied as it is\n").unwrap();
+    let source = "[[source]]\nname = \"src\"\npath = \"src\"\n";
+    village.write("copy.toml", &recipe("copy", source, "cp src/in out")).unwrap();
+    let id = ada.submit(&village.write("batch.toml", &batch("b", &["copy"])).unwrap()).unwrap();
+    let job = format!("{id}/copy");
+    ada.wait_job("the first result is committed", &job, SOON, |job| list(&job["attestations"]).len() == 1).unwrap();
+    // What must stay private is known after a restart, too.
+    node.stop().unwrap();
+    let _ada = ada.start().unwrap();
+    let bob = guest(&village, "bob", Lend::ONE_CORE, &ticket);
+    let _bob = bob.start().unwrap();
+    ada.wait_job("the second builder agrees", &job, SOON, |job| job["state"] == "cross-verified").unwrap();
 }

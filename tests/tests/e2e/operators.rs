@@ -73,8 +73,12 @@ fn one_maintainer_alone_publishes_and_three_operators_verify_each_other() {
     let said = cyd.ok(&["verify", to.to_str().unwrap()]).unwrap();
     assert!(said.contains("nightly"), "{said}");
     let stranger = village.home("stranger");
-    let (_, bytes) = fetch(&stranger, &format!("barn:{ticket}/nightly/top.bin"), &village.path("four"));
+    let (document, bytes) = fetch(&stranger, &format!("barn:{ticket}/nightly/top.bin"), &village.path("four"));
     assert_eq!(blake3::hash(&bytes).to_hex().to_string(), top);
+    let known = ada.json(&["job", &format!("{second}/top")]).unwrap();
+    assert_eq!(document["built_by"][0][2], known["verdict"]["agreeing"], "the evidence says who built it: {document:#}");
+    let error = stranger.fails(3, &["fetch", &format!("barn:{ticket}/nihgtly/top.bin")]).unwrap();
+    assert!(error.contains("nightly"), "{error}");
     assert!(!stranger.root().exists(), "a link needs no home and makes none");
 
     // What was changed is seen.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use barnraiser_protocol::record::payload::Priority;
 use clap::{Args, Subcommand, ValueEnum};
+use regex::Regex;
 
 use super::{duration, pair};
 
@@ -120,9 +121,9 @@ pub struct LogArgs {
     /// Only this step
     #[arg(long, value_name = "STEP")]
     pub step: Option<String>,
-    /// Only lines with this text in them
-    #[arg(long, value_name = "TEXT")]
-    pub grep: Option<String>,
+    /// Only lines that this regular expression fits
+    #[arg(long, value_name = "RE", value_parser = pattern)]
+    pub grep: Option<Regex>,
 }
 
 /// `barn cancel`
@@ -217,6 +218,10 @@ pub struct PublishArgs {
 pub struct ReleaseShowArgs {
     /// The channel
     pub channel: String,
+}
+
+fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| format!("{error}\n  (to find a text as it is, put \\ before each of . * + ? ( ) [ ] {{ }} | ^ $ \\)"))
 }
 
 fn priority(text: &str) -> Result<Priority, String> {

@@ -1,13 +1,13 @@
 //! Which jobs `barn build` is to build: of a recipe with what it needs beside it, of a batch, or one job of a file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use barnraiser_protocol::graph::{Graph, JobIndex};
 use barnraiser_protocol::recipe::{FILE_BYTES_MAX, is_batch, parse_recipe};
 
 use super::super::here::{in_file, read_file};
-use super::super::planning::request as plan_request;
+use super::super::planning::{a_folder, request as plan_request};
 use crate::api::{Problem, Submit};
 
 /// Which jobs of the plan are meant.
@@ -23,11 +23,11 @@ pub(super) enum Chosen {
 pub(super) fn request(what: &str, set: Vec<(String, String)>) -> Result<(Submit, Option<Chosen>), Problem> {
     let (file, job) = split(what)?;
     let job = job.map(|job| Chosen::Job(job.to_owned()));
-    let mut request = plan_request(&file, set)?;
-    if request.text.is_some() {
-        return Ok((request, job));
-    }
-    let text = String::from_utf8(read_file(&file, FILE_BYTES_MAX)?).map_err(|_| in_file(&file, "is not a text in UTF-8"))?;
+    let request = plan_request(&file, set)?;
+    let text = match &request.text {
+        Some(text) => text.clone(),
+        None => String::from_utf8(read_file(&file, FILE_BYTES_MAX)?).map_err(|_| in_file(&file, "is not a text in UTF-8"))?,
+    };
     if is_batch(&file.display().to_string(), &text) {
         return Ok((request, job));
     }
@@ -35,15 +35,7 @@ pub(super) fn request(what: &str, set: Vec<(String, String)>) -> Result<(Submit,
         // What is wrong is said, with its place, when it is planned.
         return Ok((request, job));
     };
-    if recipe.needs.is_empty() {
-        return Ok((request, job));
-    }
-    // A recipe with needs is planned together with the recipes beside it that have their names.
-    let folder = request.path.parent().unwrap_or(Path::new("/")).to_owned();
-    let files = with_needed(&folder, &request.path)?;
-    let quoted: Vec<String> = files.iter().map(|name| format!("{name:?}")).collect();
-    request.text = Some(format!("[batch]\nname = {:?}\nrecipes = [{}]\n", recipe.name, quoted.join(", ")));
-    request.path = folder;
+    // What it needs is planned with it, and built only where it is missing.
     Ok((request, job.or(Some(Chosen::Recipe(recipe.name)))))
 }
 
@@ -52,33 +44,14 @@ fn split(what: &str) -> Result<(PathBuf, Option<&str>), Problem> {
     if what == "-" || Path::new(what).is_file() {
         return Ok((what.into(), None));
     }
+    if Path::new(what).is_dir() {
+        return Err(a_folder(Path::new(what)));
+    }
     let colon = what.match_indices(':').find(|(at, _)| Path::new(&what[..*at]).is_file());
     match colon {
         Some((at, _)) => Ok((what[..at].into(), Some(&what[at + 1..]))),
         None => Err(Problem::not_found(format!("{what}: there is no such file; a recipe, a batch or FILE:JOB is wanted"))),
     }
-}
-
-/// The names of the files that `recipe` and all that it needs are in. A need whose file is not there is left out: the
-/// plan says where it is missing.
-fn with_needed(folder: &Path, recipe: &Path) -> Result<Vec<String>, Problem> {
-    let mut waiting = vec![recipe.to_owned()];
-    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
-    while let Some(path) = waiting.pop() {
-        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| in_file(&path, "its name is not UTF-8"))?.to_owned();
-        if files.insert(path.clone(), name).is_some() {
-            continue;
-        }
-        let Ok(text) = String::from_utf8(read_file(&path, FILE_BYTES_MAX)?) else { continue };
-        // Errors of any of them show when they are planned.
-        let Ok(recipe) = parse_recipe(&path.display().to_string(), &text) else { continue };
-        for need in &recipe.needs {
-            let name = need.recipe.written();
-            let candidates = [format!("{name}.toml"), format!("{name}.json")].map(|file| folder.join(file));
-            waiting.extend(candidates.into_iter().find(|path| path.is_file() && !files.contains_key(path)));
-        }
-    }
-    Ok(files.into_values().collect())
 }
 
 /// The jobs that are meant.

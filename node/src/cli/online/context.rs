@@ -88,6 +88,7 @@ mod tests {
             leases: 0,
             policy: None,
             operators: Vec::new(),
+            requests: Vec::new(),
         }
     }
 

@@ -15,7 +15,7 @@ use super::super::output::{Output, Table, bytes, closed_pipe};
 use super::super::{CommandResult, Exit};
 use super::context::{Context, InNetwork};
 use super::words::{length, operators, plain};
-use crate::api::{Fetch, FetchEvent, Fetched, Problem, Status};
+use crate::api::{Fetch, FetchEvent, Fetched, Problem, ReleasedTarget, Status};
 
 /// `barn fetch`
 pub(super) async fn fetch(context: &Context, args: &FetchArgs) -> CommandResult {
@@ -270,7 +270,18 @@ fn fetched_text(fetched: &Fetched, file: Option<&Path>, took: Duration) -> Strin
         None => fact("release", "none that is known here has it: the hash is all that vouches for it".into()),
     }
     for (batch, label, agreeing) in &fetched.built_by {
-        fact("built by", format!("{}  ({} in batch {})", operators(agreeing), plain(label), batch.short()));
+        let batch = batch.map_or_else(String::new, |batch| format!(" in batch {}", batch.short()));
+        fact("built by", format!("{}  ({}{batch})", operators(agreeing), plain(label)));
+    }
+    let here = |target: &&ReleasedTarget| target.blake3 == fetched.hash;
+    if let Some(target) = fetched.release.as_ref().filter(|_| fetched.built_by.is_empty()).and_then(|of| of.targets.values().find(here)) {
+        fact(
+            "built by",
+            match &target.evidence {
+                Some(evidence) => format!("not known here: nobody who is reachable has the evidence {evidence}"),
+                None => "nobody in the network: there is no evidence for it".into(),
+            },
+        );
     }
     let served: u64 = fetched.bytes_by_peer.values().sum();
     for (node, count) in &fetched.bytes_by_peer {
@@ -303,7 +314,7 @@ mod tests {
             already_had: 1024,
             bytes_by_peer: BTreeMap::from([(NodeId([7; 32]), 2048), (NodeId([8; 32]), 1024)]),
             release: None,
-            built_by: vec![(BatchId([5; 32]), "image".into(), vec![operator(1), operator(2)])],
+            built_by: vec![(Some(BatchId([5; 32])), "image".into(), vec![operator(1), operator(2)])],
         };
         let text = fetched_text(&fetched, Some(Path::new("/x/LE.img")), Duration::from_secs(2));
         let wanted = [

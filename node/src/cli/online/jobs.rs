@@ -27,7 +27,11 @@ pub(super) async fn find_job(network: &InNetwork<'_>, id: &str) -> Result<JobVie
             )));
         }
         // Newest batch first, so its job is the first one.
-        let jobs: Vec<JobView> = client.get(&network.path(&format!("actions/{}", id.to_ascii_lowercase()))).await?;
+        let found: Result<Vec<JobView>, Problem> = client.get(&network.path(&format!("actions/{}", id.to_ascii_lowercase()))).await;
+        let jobs = match found {
+            Err(unknown) if unknown.exit_code() == 3 => return Err(is_batch(network, id).await.unwrap_or(unknown)),
+            found => found?,
+        };
         return jobs.into_iter().next().ok_or_else(|| Problem::not_found(format!("no action {id:?} is known here")));
     };
     let page: BatchPage = client.get(&network.path(&format!("batches/{}", segment(batch)))).await?;
@@ -36,6 +40,15 @@ pub(super) async fn find_job(network: &InNetwork<'_>, id: &str) -> Result<JobVie
         return Err(Problem::not_found(format!("batch {}: {}", page.batch.id.short(), plain(&why))));
     }
     pick(page.jobs, wanted)
+}
+
+/// What to say where `id` is no action's, and a batch's.
+async fn is_batch(network: &InNetwork<'_>, id: &str) -> Option<Problem> {
+    let page: BatchPage =
+        network.context.client.get(&network.path(&format!("batches/{}", segment(&id.to_ascii_lowercase())))).await.ok()?;
+    let (short, first) = (page.batch.id.short(), page.jobs.first().map_or_else(|| "RECIPE".into(), |job| plain(&job.label)));
+    let many = count(page.batch.job_count as usize, "job", "jobs");
+    Some(Problem::not_found(format!("{id:?} is a batch of {many}: `barn batch {short}` lists them, and one is named like {short}/{first}")))
 }
 
 /// The job that `wanted` names among those of a batch.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use barnraiser_protocol::engine::query::{JobState, JobView};
 use barnraiser_protocol::id::OperatorId;
 use bytes::Bytes;
+use regex::Regex;
 
 use super::super::args::LogArgs;
 use super::super::output::{Output, closed_pipe};
@@ -130,8 +131,8 @@ struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn new(out: Output, args: &'a LogArgs) -> Self {
-        let filter = Filter { step: args.step.as_deref(), text: args.grep.as_deref(), inside: false, step_seen: false };
-        let raw = filter.step.is_none() && filter.text.is_none() && !out.json && !io::stdout().is_terminal();
+        let filter = Filter { step: args.step.as_deref(), pattern: args.grep.as_ref(), inside: false, step_seen: false };
+        let raw = filter.step.is_none() && filter.pattern.is_none() && !out.json && !io::stdout().is_terminal();
         Self { out, filter, raw, begun: Vec::new() }
     }
 
@@ -173,7 +174,7 @@ impl<'a> Printer<'a> {
 /// Which lines are wanted.
 struct Filter<'a> {
     step: Option<&'a str>,
-    text: Option<&'a str>,
+    pattern: Option<&'a Regex>,
     /// Whether the lines that come are of the wanted step.
     inside: bool,
     step_seen: bool,
@@ -193,7 +194,7 @@ impl Filter<'_> {
                 return false;
             }
         }
-        self.text.is_none_or(|text| line.contains(text))
+        self.pattern.is_none_or(|pattern| pattern.is_match(line))
     }
 }
 
@@ -208,20 +209,24 @@ pub(super) fn write_raw(bytes: &[u8]) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn kept(step: Option<&str>, text: Option<&str>) -> Vec<String> {
+    fn kept(step: Option<&str>, pattern: Option<&str>) -> Vec<String> {
+        let pattern = pattern.map(|text| Regex::new(text).unwrap());
         let log = "==> unpack src\nx\n==> step build\ncc a.c\nerror: no\n==> step check\nok\nerror: yes\n";
-        let mut filter = Filter { step, text, inside: false, step_seen: false };
+        let mut filter = Filter { step, pattern: pattern.as_ref(), inside: false, step_seen: false };
         log.lines().filter(|line| filter.keeps(line)).map(str::to_owned).collect()
     }
 
     #[test]
-    fn steps_and_texts_pick_lines() {
+    fn steps_and_patterns_pick_lines() {
         assert_eq!(kept(None, None).len(), 8);
         assert_eq!(kept(Some("build"), None), ["==> step build", "cc a.c", "error: no"]);
         assert_eq!(kept(Some("check"), Some("error")), ["error: yes"]);
         assert_eq!(kept(None, Some("error")).len(), 2);
+        assert_eq!(kept(None, Some("^error: (no|maybe)$")), ["error: no"]);
+        assert_eq!(kept(None, Some(r"cc \w+\.c")), ["cc a.c"]);
         assert!(kept(Some("b"), None).is_empty());
     }
 

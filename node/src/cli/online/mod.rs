@@ -28,7 +28,7 @@ mod status;
 mod submit;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(super) mod words;
 
 use super::CommandResult;
 use super::args::{Global, OnlineCommand, ReleaseOnline};

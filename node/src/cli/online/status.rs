@@ -27,15 +27,14 @@ fn status_text(context: &Context, status: &Status) -> String {
         None => fact("state", out.paint(Style::Good, "takes work")),
         Some(why) => fact("state", format!("{}: {}", out.paint(Style::Warn, "rests"), plain(why))),
     }
-    fact("lends", {
-        let ((cores, cores_used), (memory, memory_used)) = (status.cores, status.memory);
-        format!(
-            "{} ({cores_used} in use), {} of memory ({} in use)",
-            count(usize::from(cores), "core", "cores"),
-            bytes(memory),
-            bytes(memory_used)
-        )
-    });
+    let ((cores, cores_used), (memory, memory_used)) = (status.cores, status.memory);
+    let lent = format!(
+        "{} ({cores_used} in use), {} of memory ({} in use)",
+        count(usize::from(cores), "core", "cores"),
+        bytes(memory),
+        bytes(memory_used)
+    );
+    fact("lends", if cores == 0 { "nothing: it stores, serves and fetches only".into() } else { lent });
     for (number, address) in status.addresses.iter().enumerate() {
         fact(if number == 0 { "listens" } else { "" }, plain(address));
     }

@@ -11,6 +11,7 @@ use barnraiser_protocol::recipe::FILE_BYTES_MAX;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::super::args::{SubmitArgs, WaitFor};
+use super::super::planning::a_folder;
 use super::super::{CommandResult, Exit};
 use super::context::{Context, InNetwork};
 use super::log;
@@ -44,6 +45,8 @@ fn request(args: &SubmitArgs) -> Result<Submit, Problem> {
     let unread = |error: std::io::Error| Problem::usage(format!("{}: can't be read: {error}", args.file.display()));
     let (path, text) = if args.file == Path::new("-") {
         (std::env::current_dir().map_err(unread)?, Some(standard_input().map_err(unread)?))
+    } else if args.file.is_dir() {
+        return Err(a_folder(&args.file));
     } else {
         (std::path::absolute(&args.file).map_err(unread)?, None)
     };
@@ -163,7 +166,8 @@ const fn word(wanted: WaitFor) -> &'static str {
 fn late(page: &BatchPage, wanted: WaitFor, waited: Duration) -> Problem {
     let there = page.jobs.iter().filter(|job| reached(job.state, wanted)).count();
     let total = page.batch.job_count;
-    let mut text = format!("timed out after {}: {there} of {total} jobs are {}", length(waited), word(wanted));
+    let mut text =
+        format!("timed out after {}: {there} of {} {}", length(waited), count(total as usize, "job is", "jobs are"), word(wanted));
     if let Some(why) = &page.batch.halted {
         text.push_str(&format!("; {}", plain(why)));
     }

@@ -150,6 +150,7 @@ fn network(id: u8, name: &str) -> NetworkStatus {
         leases: 0,
         policy: None,
         operators: Vec::new(),
+        requests: Vec::new(),
     }
 }
 

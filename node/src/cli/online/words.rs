@@ -46,7 +46,7 @@ fn colour(text: &str) -> Option<usize> {
 }
 
 /// A foreign text in a table.
-pub(super) fn plain(text: &str) -> String {
+pub(in crate::cli) fn plain(text: &str) -> String {
     printable(text, false)
 }
 
@@ -77,7 +77,7 @@ pub(super) fn operators<'a>(operators: impl IntoIterator<Item = &'a OperatorId>)
 }
 
 /// `count` of `one`, or of `many`.
-pub(super) fn count(count: usize, one: &str, many: &str) -> String {
+pub(in crate::cli) fn count(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
@@ -88,7 +88,7 @@ pub(super) fn now() -> Timestamp {
 }
 
 /// How long ago `moment` was, or how far ahead it is: clocks differ.
-pub(super) fn ago(now: Timestamp, moment: Timestamp) -> String {
+pub(in crate::cli) fn ago(now: Timestamp, moment: Timestamp) -> String {
     match (now.since(moment), moment.since(now)) {
         (past, _) if past >= Duration::from_secs(1) => format!("{} ago", length(past)),
         (_, ahead) if ahead >= Duration::from_secs(1) => format!("in {}", length(ahead)),

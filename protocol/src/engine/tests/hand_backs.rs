@@ -75,3 +75,32 @@ fn a_restart_keeps_what_was_handed_back() {
     net.run(Duration::from_secs(5));
     assert!(builds(&net, third, LeaseRef { epoch: 2, ..lease }), "the third was stopped");
 }
+
+/// A node that was stopped in good order was taken for present, and for a rival whose turn comes first, until its Presence
+/// expired.
+#[test]
+fn node_that_leaves_is_not_present_any_more() {
+    let mut net = Net::new(3, Policy::small(), Graph { jobs: vec![job("zlib", &[])] });
+    let batch = net.submit();
+    net.run(Duration::from_millis(1));
+    let present = |net: &Net| -> BTreeSet<NodeId> { net.engines[0].board().presences().map(|(node, ..)| node).collect() };
+    assert_eq!(present(&net).len(), 3);
+    let (now, gone) = (net.now, node_key(1).node());
+    net.engines[1].handle(now, Input::Leave);
+    // What follows must not announce it again.
+    net.run(Duration::from_secs(600));
+    assert!(!present(&net).contains(&gone) && present(&net).len() == 2, "{:?}", present(&net));
+    assert!(net.started.iter().all(|(who, _)| *who != 1), "it builds nothing any more");
+    let view = net.job(0, &batch, 0);
+    assert!(view.why.contains("1 building, 1 slot open"), "{}", view.why);
+    // When it comes back, its own new word counts.
+    let config = Config { key: node_key(1), facts: facts(), programs: BTreeSet::new(), lend: lend() };
+    let mut again = Engine::new(net.engines[1].params().clone(), config, [9; 32], net.now);
+    for record in net.engines[0].board().records() {
+        again.receive(net.now, record);
+    }
+    again.handle(net.now, Input::Capacity(Capacity { cores: 1, memory: 4 << 30 }));
+    net.engines[1] = again;
+    net.run(Duration::from_secs(1));
+    assert!(present(&net).contains(&gone));
+}

@@ -98,7 +98,40 @@ fn what_is_built_on_a_candidate_is_not_verified_to_the_ground() {
     }
     assert_eq!(net.job(0, &batch, 0).state, JobState::Candidate);
     assert_eq!(net.job(0, &batch, 2).state, JobState::CrossVerified);
-    let unverified = net.engines[0].unverified_input(&batch, JobIndex(2));
-    assert_eq!(unverified, Some(("zlib".to_owned(), JobState::Candidate)));
-    assert_eq!(net.engines[0].unverified_input(&batch, JobIndex(0)), None);
+    let obstacle = |net: &Net, index, released: &[ActionId]| {
+        net.engines[0].release_obstacle(&batch, JobIndex(index), &released.iter().copied().collect())
+    };
+    assert_eq!(obstacle(&net, 2, &[]), Some(("zlib".to_owned(), Obstacle::State(JobState::Candidate))));
+    assert_eq!(obstacle(&net, 0, &[]), Some(("zlib".to_owned(), Obstacle::State(JobState::Candidate))));
+    // What an earlier release vouches for is not asked for again.
+    let zlib = net.job(0, &batch, 0).action.unwrap();
+    assert_eq!(obstacle(&net, 2, &[zlib]), None);
+}
+
+/// A release wants the word of a trusted operator for everything that it was built from, not only for what is released.
+#[test]
+fn release_names_the_input_that_no_trusted_operator_has_built() {
+    let policy = Policy { release_needs_trusted: true, ..Policy::small() };
+    let mut net = Net::new(4, policy, Graph { jobs: vec![job("zlib", &[]), job("image", &[0])] });
+    let batch = net.submit();
+    for _ in 0..8 {
+        net.run(Duration::from_secs(5));
+        net.finish_builds();
+    }
+    assert_eq!(net.job(0, &batch, 1).state, JobState::CrossVerified);
+    let builders = |net: &Net, index| -> BTreeSet<OperatorId> {
+        net.job(0, &batch, index).attestations.iter().map(|attestation| attestation.operator).collect()
+    };
+    let obstacle = |net: &mut Net, trusted: BTreeSet<OperatorId>| {
+        let (now, policy) = (net.now, net.engines[0].params().policy.clone());
+        let grants = Grants { trusted, ..net.engines[0].params().grants.clone() };
+        net.engines[0].set_charter(now, grants, policy);
+        net.engines[0].release_obstacle(&batch, JobIndex(1), &BTreeSet::new())
+    };
+    let (zlib, image) = (builders(&net, 0), builders(&net, 1));
+    assert_eq!(obstacle(&mut net, &zlib | &image), None);
+    assert_eq!(obstacle(&mut net, BTreeSet::new()), Some(("image".to_owned(), Obstacle::NoTrustedReveal)));
+    let image_only: BTreeSet<OperatorId> = &image - &zlib;
+    assert!(!image_only.is_empty(), "one of three built the image and not its input");
+    assert_eq!(obstacle(&mut net, image_only), Some(("zlib".to_owned(), Obstacle::NoTrustedReveal)));
 }
