@@ -367,6 +367,8 @@ impl Engine {
         for action in touched {
             self.settle_anew(now, action);
         }
+        // What was bound may have been built before, so that no verdict changes.
+        self.tell_when_done(id);
     }
 
     fn bind(&mut self, job: (BatchId, JobIndex), action: crate::id::ActionId, label: String) -> Place {

@@ -23,6 +23,7 @@ mod flood;
 mod hand_backs;
 mod hostile;
 mod order;
+mod rests;
 
 const NETWORK: NetworkId = NetworkId([1; 32]);
 const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -54,6 +55,8 @@ struct Net {
     /// What each engine's builder makes: the tree's first byte, or a failure.
     lies: BTreeSet<usize>,
     fails: bool,
+    /// Whose machines spoil every build.
+    spoils: BTreeSet<usize>,
     /// What the second of two builds is like.
     again: Again,
 }
@@ -92,6 +95,7 @@ impl Net {
             graph,
             lies: BTreeSet::new(),
             fails: false,
+            spoils: BTreeSet::new(),
             again: Again::Equal,
         };
         for n in 0..count {
@@ -190,7 +194,7 @@ impl Net {
             }
             let mark = if self.lies.contains(&who) { 66 } else { 7 };
             let tree = BlobHash::of(&[order.lease.action.0.as_slice(), &[mark]].concat());
-            let outcome = if self.fails {
+            let outcome = if self.fails || self.spoils.contains(&who) {
                 Outcome::Failure { class: FailureClass::Build, stage: BoundedString::cut("build") }
             } else {
                 Outcome::Success { tree }

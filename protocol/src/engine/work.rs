@@ -166,7 +166,7 @@ impl Engine {
     /// that it looks again when the turn of another comes.
     pub(super) fn seek_work(&mut self, now: Timestamp) {
         self.disarm(Timer::Seek);
-        if !self.may_take() {
+        if self.still_rests(now) || !self.may_take() {
             return;
         }
         self.desk.avoid.retain(|_, until| *until > now);
@@ -214,7 +214,7 @@ impl Engine {
     }
 
     fn may_take(&self) -> bool {
-        self.config.lend.builds && self.desk.free.cores > 0 && self.desk.leases.len() < LEASES_PER_NODE_MAX
+        self.config.lend.builds && self.rest.until().is_none() && self.desk.free.cores > 0 && self.desk.leases.len() < LEASES_PER_NODE_MAX
     }
 
     /// Why this node can't take the action at all, in words; `None` where it can.
@@ -592,7 +592,7 @@ impl Engine {
         let lend = &self.config.lend;
         let facts = &self.config.facts;
         let presence = Presence {
-            accepting: lend.builds && self.desk.leases.len() < LEASES_PER_NODE_MAX,
+            accepting: lend.builds && self.rest.until().is_none() && self.desk.leases.len() < LEASES_PER_NODE_MAX,
             arbiter_only: lend.arbiter_only,
             free_cores: self.desk.free.cores,
             cores: lend.cores,
