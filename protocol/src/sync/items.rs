@@ -10,12 +10,12 @@ use crate::time::Timestamp;
 pub type ItemKey = (Timestamp, RecordId);
 
 /// The most items of a chunk; full ones are cut in half.
-const CHUNK_MAX: usize = 256;
+const CHUNK_MAX: usize = 128;
 /// Neighbours that have together so few items become one.
 const CHUNK_MIN: usize = CHUNK_MAX / 4;
 
 /// A sorted set of items that knows the place of each. Changes cost a search and moving part of a chunk; places cost a
-/// pass over the chunks, some 500 for 100,000 items. About 55 bytes an item.
+/// pass over the chunks, some 1,000 for 100,000 items. About 55 bytes an item.
 #[derive(Debug, Clone, Default)]
 pub struct ItemSet {
     chunks: Vec<Chunk>,
@@ -48,7 +48,7 @@ impl ItemSet {
 
     /// All items, in order.
     pub fn iter(&self) -> impl Iterator<Item = ItemKey> + '_ {
-        self.from_place(0).map(|(_, item)| item)
+        self.starting_at(0).map(|(_, item)| item)
     }
 
     /// The chunk that holds `key` or would.
@@ -113,7 +113,7 @@ impl ItemSet {
     }
 
     /// The items from place `begin` on, with their places.
-    fn from_place(&self, begin: usize) -> impl Iterator<Item = (usize, ItemKey)> + '_ {
+    fn starting_at(&self, begin: usize) -> impl Iterator<Item = (usize, ItemKey)> + '_ {
         let (mut chunk, mut skipped) = (0, 0);
         while let Some(next) = self.chunks.get(chunk)
             && skipped + next.items.len() <= begin
@@ -169,7 +169,7 @@ fn item((at, id): ItemKey) -> Item {
 impl Window<'_> {
     /// The items, in order.
     pub fn iter(&self) -> impl Iterator<Item = ItemKey> + '_ {
-        self.set.from_place(self.from).filter(|(place, _)| self.hidden.binary_search(place).is_err()).map(|(_, item)| item)
+        self.set.starting_at(self.from).filter(|(place, _)| self.hidden.binary_search(place).is_err()).map(|(_, item)| item)
     }
 
     /// The place in the set of what stands at `index` here.
@@ -190,7 +190,7 @@ impl NegentropyStorageBase for Window<'_> {
     }
 
     fn get_item(&self, index: usize) -> Result<Option<Item>, negentropy::Error> {
-        Ok(self.set.from_place(self.place(index)).next().map(|(_, key)| item(key)))
+        Ok(self.set.starting_at(self.place(index)).next().map(|(_, key)| item(key)))
     }
 
     fn iterate(
@@ -199,7 +199,7 @@ impl NegentropyStorageBase for Window<'_> {
         end: usize,
         visit: &mut dyn FnMut(Item, usize) -> Result<bool, negentropy::Error>,
     ) -> Result<(), negentropy::Error> {
-        let shown = self.set.from_place(self.place(begin)).filter(|(place, _)| self.hidden.binary_search(place).is_err());
+        let shown = self.set.starting_at(self.place(begin)).filter(|(place, _)| self.hidden.binary_search(place).is_err());
         for (index, (_, key)) in (begin..end).zip(shown) {
             if !visit(item(key), index)? {
                 break;
