@@ -47,6 +47,8 @@ pub(super) struct BatchState {
     dependants: Vec<Vec<JobIndex>>,
     /// Job → what it stands for.
     pub bindings: Vec<Option<Binding>>,
+    /// Jobs that stand for nothing, since something below them failed for good.
+    barred: BTreeSet<JobIndex>,
     /// Why it is not being built.
     pub halt: Option<Halt>,
     /// Whether its graph and policy were asked for.
@@ -65,6 +67,12 @@ impl BatchState {
         }
     }
 
+    /// Whether its jobs stand for actions: those of a batch that was cancelled do as well, since leases were taken in its
+    /// name, and who comes later must judge them as those do who were there.
+    fn is_bindable(&self) -> bool {
+        matches!(self.halt, None | Some(Halt::Cancelled)) && self.graph.is_some()
+    }
+
     /// Whether its jobs are to be built.
     pub fn is_live(&self) -> bool {
         self.halt.is_none() && self.graph.is_some()
@@ -80,6 +88,7 @@ impl Engine {
             graph: None,
             dependants: Vec::new(),
             bindings: Vec::new(),
+            barred: BTreeSet::new(),
             halt: None,
             wanted: false,
             done: false,
@@ -94,7 +103,11 @@ impl Engine {
 
     /// Asks for what is missing of a batch, once, and only where its author may submit: a stranger's graph costs nothing.
     fn want_parts(&mut self, id: BatchId) {
-        let Some(state) = self.batches.get_mut(&id).filter(|state| state.halt.is_none() && !state.wanted) else { return };
+        let Some(state) =
+            self.batches.get_mut(&id).filter(|state| state.halt.as_ref().is_none_or(|halt| *halt == Halt::Cancelled) && !state.wanted)
+        else {
+            return;
+        };
         state.wanted = true;
         let batch = state.batch();
         let (graph, length, policy) = (batch.graph, batch.graph_length, batch.policy);
@@ -242,7 +255,7 @@ impl Engine {
         if self.policy_of(&id).is_none() {
             return;
         }
-        let Some(state) = self.batches.get(&id).filter(|state| state.is_live()) else { return };
+        let Some(state) = self.batches.get(&id).filter(|state| state.is_bindable()) else { return };
         let all = (0..u32::try_from(state.bindings.len()).unwrap_or(u32::MAX)).map(JobIndex).collect();
         self.rebind(now, id, all);
     }
@@ -262,12 +275,15 @@ impl Engine {
         let mut queue = jobs;
         let mut touched = BTreeSet::new();
         while let Some(index) = queue.pop_front() {
-            let Some(state) = self.batches.get(&id).filter(|state| state.is_live()) else { return };
+            let Some(state) = self.batches.get(&id).filter(|state| state.is_bindable()) else { return };
             let Some(graph) = state.graph.clone() else { return };
+            let old = state.bindings[index.0 as usize].clone();
+            if self.bar(now, &id, index, &mut queue) {
+                continue;
+            }
             // While an input is in dispute, the binding that was made before stays: nothing better is known.
             let Some(action) = graph.bind(index, |need| self.usable(&id, need)) else { continue };
             let action_id = action.id();
-            let old = state.bindings[index.0 as usize].clone();
             if old.as_ref().is_some_and(|old| old.action == action_id) {
                 continue;
             }
@@ -287,6 +303,29 @@ impl Engine {
         for action in touched {
             self.settle(now, action);
         }
+    }
+
+    /// Takes the binding of a job away below which something failed for good: who hears of the failure first never bound
+    /// it, and all must come to the same. Returns whether that is so; `queue` gets what must be looked at again.
+    fn bar(&mut self, now: Timestamp, id: &BatchId, index: JobIndex, queue: &mut VecDeque<JobIndex>) -> bool {
+        let Some(state) = self.batches.get(id) else { return false };
+        let Some((graph, job)) = state.graph.as_ref().and_then(|graph| Some((graph, graph.job(index)?))) else { return false };
+        let failed = |need: &JobIndex| {
+            let binding = state.bindings.get(need.0 as usize).and_then(Option::as_ref);
+            let verdict = binding.and_then(|binding| self.verdict_of(id, &binding.action));
+            state.barred.contains(need) || verdict.is_some_and(|verdict| verdict.state.is_failure())
+        };
+        let barred = job.needs.iter().flat_map(|need| graph.laid_by(need)).any(|need| failed(&need));
+        let Some(state) = self.batches.get_mut(id) else { return barred };
+        let changed = if barred { state.barred.insert(index) } else { state.barred.remove(&index) };
+        if changed {
+            queue.extend(state.dependants[index.0 as usize].iter().copied());
+        }
+        let old = if barred { state.bindings[index.0 as usize].take() } else { None };
+        if let Some(old) = old {
+            self.unbind(now, *id, index, old.action);
+        }
+        barred
     }
 
     fn bind(&mut self, batch: BatchId, index: JobIndex, action: Action, label: String) {

@@ -29,6 +29,7 @@ use rand_chacha::rand_core::SeedableRng as _;
 
 use crate::id::{BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
 use crate::policy::Policy;
+use crate::record::payload::{Claim, Commitment, Reveal};
 use crate::record::{Kind, Payload, Record, SharedRecord};
 use crate::time::Timestamp;
 use crate::trust::charter::Grants;
@@ -145,15 +146,20 @@ impl Engine {
         }
         self.arm_earlier(Timer::Expiry, record.forget_at());
         self.learn(now, record);
-        // What the replaced record alone said is not said any more.
-        for old in &replaced {
-            match old.payload() {
-                Payload::Renewal(renewal) => renewal.leases.iter().for_each(|told| self.look_again(now, told.lease.action)),
-                Payload::HandBack(back) => back.leases.iter().for_each(|told| self.settle(now, told.lease.action)),
-                _ => {}
-            }
-        }
+        replaced.iter().for_each(|old| self.unlearn(now, old));
         reception
+    }
+
+    /// What a record alone said of leases is not said any more: it was replaced, or its time is over.
+    fn unlearn(&mut self, now: Timestamp, record: &SharedRecord) {
+        match record.payload() {
+            Payload::Renewal(renewal) => renewal.leases.iter().for_each(|told| self.look_again(now, told.lease.action)),
+            Payload::HandBack(back) => back.leases.iter().for_each(|told| self.settle(now, told.lease.action)),
+            Payload::Claim(Claim { lease, .. }) | Payload::Commitment(Commitment { lease, .. }) | Payload::Reveal(Reveal { lease, .. }) => {
+                self.settle(now, lease.action);
+            }
+            _ => {}
+        }
     }
 
     /// What follows from a record that is new to the board.
@@ -220,6 +226,7 @@ impl Engine {
                 self.author(now, payload, lifetime);
             }
             Input::Restore(result) => self.restore(now, result),
+            Input::Synced => self.caught_up(now),
         }
     }
 
@@ -257,6 +264,7 @@ impl Engine {
             if record.kind() == Kind::Batch {
                 self.forget_batch(now, BatchId::from(record.id()));
             }
+            self.unlearn(now, record);
         }
         if !gone.is_empty() {
             self.outputs.push_back(Output::Forget(gone.iter().map(|record| record.id()).collect()));

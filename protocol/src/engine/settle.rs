@@ -265,6 +265,12 @@ impl Engine {
         let disputed = self.actions.get(&action).is_some_and(|state| {
             state.verdicts.values().any(|verdict| matches!(verdict.state, VerdictState::Disputed | VerdictState::PlatformDependent))
         });
+        // Once an arbiter has spoken against a vote, its slot no longer helps towards the quorum.
+        let settled = self.actions.get(&action).into_iter().flat_map(|state| state.verdicts.values());
+        let outvoted: BTreeSet<OperatorId> = settled
+            .filter(|verdict| verdict.state == VerdictState::Candidate && verdict.arbiter.is_some())
+            .flat_map(|verdict| verdict.differing.keys().copied())
+            .collect();
         let mut slots = BTreeMap::new();
         let mut next_end: Option<Timestamp> = None;
         let mut taken: BTreeSet<Branch> = BTreeSet::new();
@@ -274,7 +280,7 @@ impl Engine {
             let slot = SlotNo(first + index);
             let state = resolve(self.claim_views(&action, slot, &demand, &taken), now, ttl);
             if let SlotState::Closed(tenure) = &state
-                && self.is_wasted(now, &action, slot, tenure, &attestations, &demand)
+                && (outvoted.contains(&tenure.operator) || self.is_wasted(now, &action, slot, tenure, &attestations, &demand))
             {
                 wanted = wanted.saturating_add(1).min(ATTEMPT_SLOTS_MAX);
             } else if let Some(tenure) = state.tenure() {
@@ -301,9 +307,18 @@ impl Engine {
                 }
             }
         }
-        for state in slots.values() {
-            if let SlotState::Held(tenure) = state {
-                next_end = Some(next_end.map_or(tenure.until, |end| end.min(tenure.until)));
+        for (slot, state) in &slots {
+            let end = match state {
+                SlotState::Held(tenure) => tenure.until,
+                // Whoever holds a result back, or died with it, makes room for another: see `is_wasted`.
+                SlotState::Closed(tenure) if !attestations.iter().any(|attestation| is_of(attestation, &action, *slot, tenure)) => {
+                    tenure.until + ttl * 2
+                }
+                _ => continue,
+            };
+            // A result that is withheld longer waits for others to commit, and they will say so.
+            if end > now || matches!(state, SlotState::Held(_)) {
+                next_end = Some(next_end.map_or(end, |next| next.min(end)));
             }
         }
         let Some(state) = self.actions.get_mut(&action) else { return };
@@ -330,9 +345,7 @@ impl Engine {
         attestations: &[Attestation],
         demand: &Demand,
     ) -> bool {
-        // What others say under this slot's number is an extra word and not the slot's.
-        let lease = LeaseRef { action: *action, slot, epoch: tenure.epoch };
-        match attestations.iter().find(|attestation| attestation.lease == lease && attestation.operator == tenure.operator) {
+        match attestations.iter().find(|attestation| is_of(attestation, action, slot, tenure)) {
             Some(attestation) => !attestation.counts(),
             None => {
                 let open = slot.is_arbiter() || self.committers(action, demand).len() >= demand.quorum();
@@ -353,4 +366,10 @@ impl Engine {
             .map(|operator| self.branch(&operator))
             .collect()
     }
+}
+
+/// Whether an attestation is the slot's own: what others say under its number is an extra word and not the slot's.
+fn is_of(attestation: &Attestation, action: &ActionId, slot: SlotNo, tenure: &Tenure) -> bool {
+    let lease = LeaseRef { action: *action, slot, epoch: tenure.epoch };
+    attestation.lease == lease && attestation.operator == tenure.operator
 }

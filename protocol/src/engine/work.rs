@@ -35,6 +35,8 @@ const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
 const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
+/// How long a node that was restarted waits to hear what it missed, before it takes work by what it knew.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// How many ready jobs are looked at when capacity becomes free, ...
 const SEEK_MAX: usize = 512;
 /// ... and how many of those that this node could take are weighed against each other: so far may it leave the order of
@@ -88,6 +90,8 @@ pub(super) struct Desk {
     /// Since when so much is free.
     free_since: Timestamp,
     propagation: Duration,
+    /// Until when this node, after a restart, expects to hear what it missed.
+    behind_until: Option<Timestamp>,
     announced: Option<(Timestamp, Presence)>,
 }
 
@@ -100,6 +104,7 @@ impl Default for Desk {
             free: Capacity::default(),
             free_since: Timestamp::default(),
             propagation: PROPAGATION_GUESS,
+            behind_until: None,
             announced: None,
         }
     }
@@ -165,6 +170,12 @@ impl Engine {
     /// that it looks again when the turn of another comes.
     pub(super) fn seek_work(&mut self, now: Timestamp) {
         self.disarm(Timer::Seek);
+        if let Some(until) = self.desk.behind_until {
+            if now < until {
+                return self.arm(Timer::Seek, until);
+            }
+            self.caught_up(now);
+        }
         if !self.may_take() {
             return;
         }
@@ -192,8 +203,19 @@ impl Engine {
         }
     }
 
+    /// This node has heard what it missed, or nobody was there to tell.
+    pub(super) fn caught_up(&mut self, now: Timestamp) {
+        if self.desk.behind_until.take().is_some() {
+            self.presence_changed(now);
+            self.arm_earlier(Timer::Seek, now);
+        }
+    }
+
     fn may_take(&self) -> bool {
-        self.config.lend.builds && self.desk.free.cores > 0 && self.desk.leases.len() < LEASES_PER_NODE_MAX
+        self.config.lend.builds
+            && self.desk.behind_until.is_none()
+            && self.desk.free.cores > 0
+            && self.desk.leases.len() < LEASES_PER_NODE_MAX
     }
 
     /// Why this node can't take the action at all, in words; `None` where it can.
@@ -247,9 +269,12 @@ impl Engine {
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let quantum = self.desk.propagation * 2;
         let mut assigned = BTreeSet::new();
-        let mut best: Option<(usize, Turn)> = None;
+        let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
-            let SlotState::Open { epoch, lapsed, .. } = slot_state else { continue };
+            let SlotState::Open { epoch, lapsed, since: ended } = slot_state else { continue };
+            if self.claimed_already(action, LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *ended) {
+                continue;
+            }
             let rivals = self.rivals(action, *slot, &demand);
             let mut order: Vec<([u8; 32], OperatorId)> = rivals
                 .idle
@@ -262,10 +287,9 @@ impl Engine {
                 assigned.insert(*first);
             }
             let Some(rank) = order.iter().position(|(_, operator)| *operator == me) else { continue };
-            if best.as_ref().is_some_and(|(best_rank, _)| *best_rank <= rank) {
-                continue;
-            }
             let own = order[rank].0;
+            // Another machine of this operator has the same rank: one of them goes first, the others after everybody.
+            let rank = rank + order.len() * self.siblings_ahead(action, &demand, &me);
             let mut wait = quantum.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX));
             // Who seems busy may have become free at this moment, as this node has. Draws spread those over the ready jobs.
             if rivals.busy.iter().any(|operator| draw(&nonce, action, *slot, operator) < own) {
@@ -276,9 +300,39 @@ impl Engine {
                 wait += self.params.lease_ttl * 2;
             }
             let since = state.open_since.get(slot).copied().unwrap_or(now).max(self.desk.free_since);
-            best = Some((rank, Turn { slot: *slot, epoch: *epoch, at: since + wait }));
+            // By this node's clock, which may be behind the last holder's: a claim from before the end of a lease is void.
+            let at = (since + wait).max(ended.unwrap_or_default());
+            // The slot whose turn comes first; of several, that with the lowest number.
+            if best.is_none_or(|best| at < best.at) {
+                best = Some(Turn { slot: *slot, epoch: *epoch, at });
+            }
         }
-        best.map(|(_, turn)| turn)
+        best
+    }
+
+    /// Other machines of `me` that could take the action now and stand before this one.
+    fn siblings_ahead(&self, action: &ActionId, demand: &Demand, me: &OperatorId) -> usize {
+        let place = |node: &NodeId| blake3::hash(&[node.0.as_slice(), action.as_bytes()].concat());
+        let own = place(&self.node);
+        let Some(cores) = self.actions.get(action).map(|state| state.action.cores) else { return 0 };
+        let ahead = self.board.presences().filter(|(node, _, presence)| {
+            let idle = presence.free_cores >= cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
+            *node != self.node
+                && presence.accepting
+                && idle
+                && self.members.operator_of(node) == Some(*me)
+                && place(node).as_bytes() < own.as_bytes()
+        });
+        ahead.count()
+    }
+
+    /// Whether this node has claimed the lease since it could be: once is enough, and if that claim did not win, no
+    /// other of this node will.
+    fn claimed_already(&self, action: &ActionId, lease: LeaseRef, since: Option<Timestamp>) -> bool {
+        let mut claims = self.board.claims(action, lease.slot);
+        claims.any(|(record, claim)| {
+            record.author_key() == self.node.0 && claim.lease == lease && since.is_none_or(|since| record.issued() >= since)
+        })
     }
 
     /// Operators that could take the slot, as far as this node knows.
@@ -303,7 +357,11 @@ impl Engine {
                 && Facts::of_presence(presence).unmet(&state.action.environment).is_none();
             let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
             let idle = presence.free_cores >= state.action.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
-            if idle { rivals.idle.insert(operator) } else { rivals.busy.insert(operator) };
+            if idle {
+                rivals.idle.insert(operator)
+            } else {
+                rivals.busy.insert(operator)
+            };
         }
         let lend = &self.config.lend;
         if let Some(me) = self.operator()
@@ -503,8 +561,14 @@ impl Engine {
         self.mind_own(now, lease.action);
     }
 
-    /// After a restart, once the records are back: leases of builds that died with the process are handed back.
+    /// After a restart, once the records are back: leases of builds that died with the process are handed back. What is
+    /// to be built was perhaps built in the meantime, so nothing is claimed before [`super::Input::Synced`] or for
+    /// [`CATCH_UP_MAX`].
     pub fn hand_back_lost(&mut self, now: Timestamp) {
+        if self.board.of_kind(Kind::Batch).next().is_some() {
+            self.desk.behind_until = Some(now + CATCH_UP_MAX);
+            self.arm(Timer::Seek, now + CATCH_UP_MAX);
+        }
         let me = self.node;
         let lost: Vec<LeaseRef> = self
             .board
@@ -536,7 +600,7 @@ impl Engine {
         let lend = &self.config.lend;
         let facts = &self.config.facts;
         let presence = Presence {
-            accepting: lend.builds && self.desk.leases.len() < LEASES_PER_NODE_MAX,
+            accepting: lend.builds && self.desk.behind_until.is_none() && self.desk.leases.len() < LEASES_PER_NODE_MAX,
             arbiter_only: lend.arbiter_only,
             free_cores: self.desk.free.cores,
             cores: lend.cores,
