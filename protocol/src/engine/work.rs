@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng as _;
 
 use crate::bounded::{BoundedString, BoundedVec};
-use crate::id::{ActionId, BatchId, NodeId, OperatorId};
+use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId};
 use crate::outcome::{FailureClass, Outcome, Particulars};
 use crate::platform::Facts;
 use crate::record::payload::{
@@ -36,6 +36,8 @@ const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
 const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
+/// How long a node that was restarted waits to hear what it missed, before it takes work by what it knew.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// How many ready jobs are looked at first when capacity becomes free, ...
 const SEEK_FIRST: usize = 64;
 /// ... how many if this node can take too few of these: all but those of enormous batches, ...
@@ -68,6 +70,8 @@ struct Rivals {
     idle: BTreeSet<OperatorId>,
     /// Whose nodes were all busy when they were last heard of.
     busy: BTreeSet<OperatorId>,
+    /// Other idle machines of this node's operator that stand before this one.
+    siblings_ahead: usize,
 }
 
 /// What this node has in hand.
@@ -81,6 +85,8 @@ pub(super) struct Desk {
     /// Since when so much is free.
     free_since: Timestamp,
     propagation: Duration,
+    /// Until when this node, after a restart, expects to hear what it missed.
+    behind_until: Option<Timestamp>,
     announced: Option<(Timestamp, Presence)>,
     /// The node stops: it has taken back its Presence.
     left: bool,
@@ -95,6 +101,7 @@ impl Default for Desk {
             free: Capacity::default(),
             free_since: Timestamp::default(),
             propagation: PROPAGATION_GUESS,
+            behind_until: None,
             announced: None,
             left: false,
         }
@@ -166,6 +173,12 @@ impl Engine {
     /// that it looks again when the turn of another comes.
     pub(super) fn seek_work(&mut self, now: Timestamp) {
         self.disarm(Timer::Seek);
+        if let Some(until) = self.desk.behind_until {
+            if now < until {
+                return self.arm(Timer::Seek, until);
+            }
+            self.caught_up(now);
+        }
         if !self.may_take() {
             return;
         }
@@ -213,8 +226,19 @@ impl Engine {
         Err(again)
     }
 
+    /// This node has heard what it missed, or nobody was there to tell.
+    pub(super) fn caught_up(&mut self, now: Timestamp) {
+        if self.desk.behind_until.take().is_some() {
+            self.presence_changed(now);
+            self.arm_earlier(Timer::Seek, now);
+        }
+    }
+
     fn may_take(&self) -> bool {
-        self.config.lend.builds && self.desk.free.cores > 0 && self.desk.leases.len() < LEASES_PER_NODE_MAX
+        self.config.lend.builds
+            && self.desk.behind_until.is_none()
+            && self.desk.free.cores > 0
+            && self.desk.leases.len() < LEASES_PER_NODE_MAX
     }
 
     /// Why this node can't take the action at all, in words; `None` where it can.
@@ -273,9 +297,12 @@ impl Engine {
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let quantum = self.desk.propagation * 2;
         let mut assigned = BTreeSet::new();
-        let mut best: Option<(usize, Turn)> = None;
+        let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
-            let SlotState::Open { epoch, lapsed, .. } = slot_state else { continue };
+            let SlotState::Open { epoch, lapsed, since: ended } = slot_state else { continue };
+            if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *ended) {
+                continue;
+            }
             let rivals = self.rivals(place, *slot, &demand);
             let draws = Draws::new(&nonce, action, *slot);
             let mut order: Vec<([u8; 32], OperatorId)> = rivals
@@ -289,10 +316,9 @@ impl Engine {
                 assigned.insert(*first);
             }
             let Some(rank) = order.iter().position(|(_, operator)| *operator == me) else { continue };
-            if best.as_ref().is_some_and(|(best_rank, _)| *best_rank <= rank) {
-                continue;
-            }
             let own = order[rank].0;
+            // Another machine of this operator has the same rank: one of them goes first, the others after everybody.
+            let rank = rank + order.len() * rivals.siblings_ahead;
             let mut wait = quantum.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX));
             // Who seems busy may have become free at this moment, as this node has. Draws spread those over the ready jobs.
             if rivals.busy.iter().any(|operator| draws.of(operator) < own) {
@@ -304,9 +330,23 @@ impl Engine {
             }
             let open_since = state.open_since.iter().find(|(no, _)| no == slot).map(|(_, since)| *since);
             let since = open_since.unwrap_or(now).max(self.desk.free_since);
-            best = Some((rank, Turn { slot: *slot, epoch: *epoch, at: since + wait }));
+            // By this node's clock, which may be behind the last holder's: a claim from before the end of a lease is void.
+            let at = (since + wait).max(ended.unwrap_or_default());
+            // The slot whose turn comes first; of several, that with the lowest number.
+            if best.is_none_or(|best| at < best.at) {
+                best = Some(Turn { slot: *slot, epoch: *epoch, at });
+            }
         }
-        best.map(|(_, turn)| turn)
+        best
+    }
+
+    /// Whether this node has claimed the lease since it could be: once is enough, and if that claim did not win, no
+    /// other of this node will.
+    fn claimed_already(&self, lease: LeaseRef, since: Option<Timestamp>) -> bool {
+        let mut claims = self.board.claims(&lease.action, lease.slot);
+        claims.any(|(record, claim)| {
+            record.author_key() == self.node.0 && claim.lease == lease && since.is_none_or(|since| record.issued() >= since)
+        })
     }
 
     /// Operators that could take the slot, as far as this node knows.
@@ -326,6 +366,8 @@ impl Engine {
                 admitted(operator) && !held.contains(&self.branch(operator))
             }
         };
+        let me = self.operator();
+        let turn_of = |node: &NodeId| *blake3::hash(&[node.0.as_slice(), action.as_bytes()].concat()).as_bytes();
         for (node, _, presence) in self.board.presences() {
             let able = node != self.node
                 && presence.accepting
@@ -335,13 +377,14 @@ impl Engine {
             let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
             let idle = presence.free_cores >= facts.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
             if idle {
+                rivals.siblings_ahead += usize::from(Some(operator) == me && turn_of(&node) < turn_of(&self.node));
                 rivals.idle.insert(operator)
             } else {
                 rivals.busy.insert(operator)
             };
         }
         let lend = &self.config.lend;
-        if let Some(me) = self.operator()
+        if let Some(me) = me
             && may(&me)
             && (slot.is_arbiter() || !lend.arbiter_only)
         {
@@ -393,7 +436,7 @@ impl Engine {
     }
 
     /// Nodes that revealed a tree, or say that they have the blob.
-    pub fn revealers(&self, blob: &crate::id::BlobHash) -> Vec<NodeId> {
+    pub fn revealers(&self, blob: &BlobHash) -> Vec<NodeId> {
         let revealed = self.board.of_kind(Kind::Reveal).filter(|record| {
             let Payload::Reveal(reveal) = record.payload() else { return false };
             std::iter::once(&reveal.outcome).chain(&reveal.again).any(|outcome| outcome.tree() == Some(*blob))
@@ -559,8 +602,14 @@ impl Engine {
         self.look_again(now, &lease.action);
     }
 
-    /// After a restart, once the records are back: leases of builds that died with the process are handed back.
+    /// After a restart, once the records are back: leases of builds that died with the process are handed back. What is
+    /// to be built was perhaps built in the meantime, so nothing is claimed before [`super::Input::Synced`] or for
+    /// [`CATCH_UP_MAX`].
     pub fn hand_back_lost(&mut self, now: Timestamp) {
+        if self.board.of_kind(Kind::Batch).next().is_some() {
+            self.desk.behind_until = Some(now + CATCH_UP_MAX);
+            self.arm(Timer::Seek, now + CATCH_UP_MAX);
+        }
         let me = self.node;
         let lost: Vec<LeaseRef> = self
             .board
@@ -592,7 +641,7 @@ impl Engine {
         let lend = &self.config.lend;
         let facts = &self.config.facts;
         let presence = Presence {
-            accepting: lend.builds && self.desk.leases.len() < LEASES_PER_NODE_MAX,
+            accepting: lend.builds && self.desk.behind_until.is_none() && self.desk.leases.len() < LEASES_PER_NODE_MAX,
             arbiter_only: lend.arbiter_only,
             free_cores: self.desk.free.cores,
             cores: lend.cores,
@@ -612,9 +661,14 @@ impl Engine {
 
     /// The verdict of an action under the policy of a batch, computed anew.
     pub fn verdict_of(&self, batch: &BatchId, action: &ActionId) -> Option<Verdict> {
-        let hash = self.batches.get(batch)?.batch().policy;
-        self.state_of(action)?.found(&hash)?;
-        let policy = self.policies.get(&hash)?;
+        let policy = self.batches.get(batch)?.batch().policy;
+        self.verdict_under(&policy, action)
+    }
+
+    /// The verdict of an action under a policy, computed anew.
+    pub(super) fn verdict_under(&self, policy: &BlobHash, action: &ActionId) -> Option<Verdict> {
+        self.state_of(action)?.found(policy)?;
+        let policy = self.policies.get(policy)?;
         Some(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy))
     }
 }

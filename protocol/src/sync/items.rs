@@ -48,7 +48,7 @@ impl ItemSet {
 
     /// All items, in order.
     pub fn iter(&self) -> impl Iterator<Item = ItemKey> + '_ {
-        self.from_place(0).map(|(_, item)| item)
+        self.starting_at(0).map(|(_, item)| item)
     }
 
     /// The chunk that holds `key` or would.
@@ -111,7 +111,7 @@ impl ItemSet {
     }
 
     /// The items from place `begin` on, with their places.
-    fn from_place(&self, begin: usize) -> impl Iterator<Item = (usize, ItemKey)> + '_ {
+    fn starting_at(&self, begin: usize) -> impl Iterator<Item = (usize, ItemKey)> + '_ {
         let (mut chunk, mut skipped) = (0, 0);
         while let Some(next) = self.chunks.get(chunk)
             && skipped + next.items.len() <= begin
@@ -163,7 +163,7 @@ fn item(key: ItemKey) -> Item {
 impl Window<'_> {
     /// The items, in order.
     pub fn iter(&self) -> impl Iterator<Item = ItemKey> + '_ {
-        self.set.from_place(self.from).filter(|(place, _)| self.hidden.binary_search(place).is_err()).map(|(_, item)| item)
+        self.set.starting_at(self.from).filter(|(place, _)| self.hidden.binary_search(place).is_err()).map(|(_, item)| item)
     }
 
     /// The place in the set of what stands at `index` here.
@@ -184,7 +184,7 @@ impl NegentropyStorageBase for Window<'_> {
     }
 
     fn get_item(&self, index: usize) -> Result<Option<Item>, negentropy::Error> {
-        Ok(self.set.from_place(self.place(index)).next().map(|(_, key)| item(key)))
+        Ok(self.set.starting_at(self.place(index)).next().map(|(_, key)| item(key)))
     }
 
     fn iterate(
@@ -193,7 +193,7 @@ impl NegentropyStorageBase for Window<'_> {
         end: usize,
         visit: &mut dyn FnMut(Item, usize) -> Result<bool, negentropy::Error>,
     ) -> Result<(), negentropy::Error> {
-        let shown = self.set.from_place(self.place(begin)).filter(|(place, _)| self.hidden.binary_search(place).is_err());
+        let shown = self.set.starting_at(self.place(begin)).filter(|(place, _)| self.hidden.binary_search(place).is_err());
         for (index, (_, key)) in (begin..end).zip(shown) {
             if !visit(item(key), index)? {
                 break;
