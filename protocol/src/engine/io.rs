@@ -13,6 +13,7 @@ use crate::outcome::{Outcome, Particulars};
 use crate::platform::Facts;
 use crate::record::SharedRecord;
 use crate::record::payload::{LeaseRef, Payload};
+use crate::time::Timestamp;
 use crate::verdict::Verdict;
 
 /// This node's own choices; another node may have others without any harm.
@@ -269,6 +270,13 @@ pub enum Event {
         label: String,
         /// The verdict.
         verdict: Verdict,
+    },
+    /// This node takes no work for a while: its builds fail where others' succeed.
+    Resting {
+        /// Until when.
+        until: Timestamp,
+        /// Why.
+        reason: String,
     },
     /// All jobs of a batch are settled.
     BatchDone {

@@ -383,6 +383,8 @@ impl Engine {
         for action in touched {
             self.settle_anew(now, action);
         }
+        // What was bound may have been built before, so that no verdict changes.
+        self.tell_when_done(id);
     }
 
     /// Takes the binding of a job away below which something failed for good: who hears of the failure first never bound

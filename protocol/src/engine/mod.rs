@@ -16,6 +16,7 @@ mod jobs;
 pub mod lease;
 pub mod query;
 mod queue;
+mod rest;
 mod settle;
 mod slots;
 mod voices;
@@ -76,6 +77,7 @@ pub struct Engine {
     /// Who answers for authors, by their place on the board.
     voices: Vec<voices::Voice>,
     queue: queue::Queue,
+    rest: rest::Rest,
     /// Recipe → how long it takes, in milliseconds.
     durations: BTreeMap<u64, u32>,
     unsettled: BTreeSet<Place>,
@@ -106,6 +108,7 @@ impl Engine {
             actions: Vec::new(),
             voices: Vec::new(),
             queue: queue::Queue::default(),
+            rest: rest::Rest::default(),
             durations: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             settling: false,

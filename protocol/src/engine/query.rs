@@ -42,6 +42,13 @@ pub enum JobState {
     Withdrawn,
 }
 
+impl JobState {
+    /// Whether nothing more is built for the job unless somebody asks anew.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::CrossVerified | Self::Failed | Self::Superseded | Self::Withdrawn)
+    }
+}
+
 impl std::fmt::Display for JobState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

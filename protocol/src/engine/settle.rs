@@ -68,6 +68,8 @@ pub(super) struct Attested {
     pub epoch: u32,
     /// [`Attestation::counts`].
     pub counts: bool,
+    /// Whether there was an output.
+    pub success: bool,
 }
 
 /// What is known of an action that a job stands for. Thousands are live, so lists are short vectors here.
@@ -219,6 +221,9 @@ impl Engine {
     fn settle_one(&mut self, now: Timestamp, action: Place) {
         let Some(state) = self.state_mut(action) else { return };
         let changed = if std::mem::take(&mut state.stale) { self.update_verdicts(action) } else { Changed::Nothing };
+        if changed != Changed::Nothing {
+            self.judge_own(now, action);
+        }
         self.look(now, action);
         if changed == Changed::Output {
             self.output_changed(now, action);
@@ -375,6 +380,7 @@ impl Engine {
             slot: attestation.lease.slot,
             epoch: attestation.lease.epoch,
             counts: attestation.counts(),
+            success: attestation.outcome.tree().is_some(),
         });
         let attested: Vec<Attested> = attested.collect();
         let changed = match (changes.is_empty(), output) {

@@ -24,6 +24,7 @@ mod hand_backs;
 mod hostile;
 mod late;
 mod order;
+mod rests;
 
 const NETWORK: NetworkId = NetworkId([1; 32]);
 const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -57,6 +58,8 @@ struct Net {
     fails: bool,
     /// Whether every liar lies in its own way.
     apart: bool,
+    /// Whose machines spoil every build.
+    spoils: BTreeSet<usize>,
     /// What the second of two builds is like.
     again: Again,
 }
@@ -96,6 +99,7 @@ impl Net {
             lies: BTreeSet::new(),
             fails: false,
             apart: false,
+            spoils: BTreeSet::new(),
             again: Again::Equal,
         };
         for n in 0..count {
@@ -195,7 +199,7 @@ impl Net {
             let own = if self.apart { u8::try_from(who).unwrap() } else { 0 };
             let mark = if self.lies.contains(&who) { 66 + own } else { 7 };
             let tree = BlobHash::of(&[order.lease.action.0.as_slice(), &[mark]].concat());
-            let outcome = if self.fails && !self.lies.contains(&who) {
+            let outcome = if self.fails && !self.lies.contains(&who) || self.spoils.contains(&who) {
                 Outcome::Failure { class: FailureClass::Build, stage: BoundedString::cut("build") }
             } else {
                 Outcome::Success { tree }

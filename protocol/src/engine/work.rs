@@ -179,7 +179,7 @@ impl Engine {
             }
             self.caught_up(now);
         }
-        if !self.may_take() {
+        if self.still_rests(now) || !self.may_take() {
             return;
         }
         self.desk.avoid.retain(|_, until| *until > now);
@@ -234,11 +234,14 @@ impl Engine {
         }
     }
 
+    /// Whether this node would take work that fits, as it tells the others.
+    fn is_willing(&self) -> bool {
+        let held_back = self.desk.behind_until.is_some() || self.rest.until().is_some();
+        self.config.lend.builds && !held_back && self.desk.leases.len() < LEASES_PER_NODE_MAX
+    }
+
     fn may_take(&self) -> bool {
-        self.config.lend.builds
-            && self.desk.behind_until.is_none()
-            && self.desk.free.cores > 0
-            && self.desk.leases.len() < LEASES_PER_NODE_MAX
+        self.is_willing() && self.desk.free.cores > 0
     }
 
     /// Why this node can't take the action at all, in words; `None` where it can.
@@ -641,7 +644,7 @@ impl Engine {
         let lend = &self.config.lend;
         let facts = &self.config.facts;
         let presence = Presence {
-            accepting: lend.builds && self.desk.behind_until.is_none() && self.desk.leases.len() < LEASES_PER_NODE_MAX,
+            accepting: self.is_willing(),
             arbiter_only: lend.arbiter_only,
             free_cores: self.desk.free.cores,
             cores: lend.cores,

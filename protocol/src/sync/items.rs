@@ -63,6 +63,7 @@ impl ItemSet {
 
     /// Puts an item into the set; `false` where it is there already.
     pub fn insert(&mut self, key: ItemKey) -> bool {
+        let key = with_end(key);
         let at = self.chunk_of(&key);
         let Some(chunk) = self.chunks.get_mut(at) else {
             self.chunks.push(Chunk { last: key, items: vec![key] });
@@ -84,9 +85,10 @@ impl ItemSet {
 
     /// Takes an item out of the set; `false` where it is not there.
     pub fn remove(&mut self, key: &ItemKey) -> bool {
-        let at = self.chunk_of(key);
+        let key = with_end(*key);
+        let at = self.chunk_of(&key);
         let Some(chunk) = self.chunks.get_mut(at) else { return false };
-        let Ok(place) = chunk.items.binary_search(key) else { return false };
+        let Ok(place) = chunk.items.binary_search(&key) else { return false };
         chunk.items.remove(place);
         self.len -= 1;
         let Some(last) = chunk.items.last() else {
@@ -127,7 +129,7 @@ impl ItemSet {
     /// itself for now.
     pub fn window(&self, cut: Timestamp, hidden: impl IntoIterator<Item = ItemKey>) -> Window<'_> {
         let from = self.below(&(cut, RecordId([0; 32])));
-        let found = hidden.into_iter().filter(|key| key.0 >= cut && self.contains(key));
+        let found = hidden.into_iter().map(with_end).filter(|key| key.0 >= cut && self.contains(key));
         let mut hidden: Vec<usize> = found.map(|key| self.below(&key)).collect();
         hidden.sort_unstable();
         hidden.dedup();
@@ -155,9 +157,13 @@ pub struct Window<'a> {
     hidden: Vec<usize>,
 }
 
-/// Of the library's times the last means "without end".
-fn item(key: ItemKey) -> Item {
-    Item::with_timestamp_and_id(key.0.0.min(u64::MAX - 1), Id::from_byte_array(key.1.0))
+/// The library's last time means "without end", which no item may have.
+fn with_end((at, id): ItemKey) -> ItemKey {
+    (at.min(Timestamp(u64::MAX - 1)), id)
+}
+
+fn item((at, id): ItemKey) -> Item {
+    Item::with_timestamp_and_id(at.0, Id::from_byte_array(id.0))
 }
 
 impl Window<'_> {
@@ -226,6 +232,18 @@ mod tests {
         let mut bytes = [0; 32];
         bytes[..2].copy_from_slice(&id.to_be_bytes());
         (Timestamp(at.into()), RecordId(bytes))
+    }
+
+    /// What is never forgotten is compared like everything else.
+    #[test]
+    fn items_without_end_have_the_last_time_but_one() {
+        let (one, two) = ((Timestamp::MAX, RecordId([1; 32])), (Timestamp::MAX, RecordId([2; 32])));
+        let mut set: ItemSet = [two, one].into_iter().collect();
+        let window = set.window(Timestamp(5), [one]);
+        assert_eq!(window.size().unwrap(), 1);
+        let bound = Bound::from_item(&window.get_item(0).unwrap().unwrap());
+        assert_eq!((bound.item.timestamp, window.find_lower_bound(0, 1, &bound)), (u64::MAX - 1, 0));
+        assert!(set.remove(&one) && set.remove(&two) && set.is_empty());
     }
 
     fn collect(storage: &impl NegentropyStorageBase, begin: usize, end: usize) -> Vec<(Item, usize)> {

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use barnraiser_protocol::engine::query::{JobState, JobView};
+use barnraiser_protocol::engine::query::JobView;
 use barnraiser_protocol::id::OperatorId;
 use bytes::Bytes;
 use regex::Regex;
@@ -46,7 +46,7 @@ pub(super) async fn log(context: &Context, args: &LogArgs) -> CommandResult {
             Err(problem) if args.follow && problem.status == 404 && !settled => {
                 let path = network.path(&format!("batches/{}/jobs/{}", job.batch, job.index.0));
                 let now: JobView = context.client.get(&path).await?;
-                settled = matches!(now.state, JobState::CrossVerified | JobState::Failed | JobState::Withdrawn);
+                settled = now.state.is_over();
                 tokio::time::sleep(ASK_AGAIN).await;
             }
             Err(problem) => return Err(problem),

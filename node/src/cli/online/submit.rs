@@ -110,7 +110,7 @@ fn come(jobs: &[JobView], wanted: WaitFor) -> Come {
     if there == jobs.len() && there > 0 {
         return Come::Reached;
     }
-    let withdrawn = jobs.iter().position(|job| job.state == JobState::Withdrawn && !reached(job.state, wanted));
+    let withdrawn = jobs.iter().position(|job| matches!(job.state, JobState::Superseded | JobState::Withdrawn));
     withdrawn.map_or(Come::Under(there), Come::Withdrawn)
 }
 

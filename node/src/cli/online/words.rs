@@ -66,7 +66,7 @@ const fn style(state: JobState) -> Style {
         JobState::Disputed | JobState::Failed => Style::Bad,
         JobState::Candidate | JobState::PlatformDependent => Style::Warn,
         JobState::Building | JobState::Ready => Style::Strong,
-        JobState::Waiting | JobState::Withdrawn => Style::Dim,
+        JobState::Waiting | JobState::Superseded | JobState::Withdrawn => Style::Dim,
     }
 }
 

@@ -102,6 +102,35 @@ fn batch_of_another_name_supersedes_nothing() {
     assert_eq!(net.engines[0].batch_result(&first), Some(true));
 }
 
+/// Nothing is built for a batch that is known already, and its end is told all the same.
+#[test]
+fn end_of_a_batch_is_told_though_everything_was_built_before() {
+    let mut net = Net::new(2, solo(), Graph::default());
+    submit(&mut net, 0, chain(), |batch| batch.name = BoundedString::cut("one"));
+    net.work();
+    let bytes = chain().to_bytes();
+    let batch = Batch {
+        graph: BlobHash::of(&bytes),
+        graph_length: bytes.len() as u64,
+        jobs: 3,
+        name: BoundedString::cut("two"),
+        ..net_batch(&net)
+    };
+    net.engines[0].handle(net.now, Input::Author(Payload::Batch(batch.into()), DAY));
+    let mut done = 0;
+    while let Some(output) = net.engines[0].poll_output() {
+        match output {
+            Output::Fetch { want, .. } => {
+                let bytes: Arc<[u8]> = bytes.clone().into();
+                net.engines[0].handle(net.now, Input::Fetched { want, bytes });
+            }
+            Output::Event(Event::BatchDone { ok: true, .. }) => done += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(done, 1);
+}
+
 /// A job whose input was rebuilt to the same bytes stands for the same action, and nothing behind it is built again.
 #[test]
 fn equal_bytes_of_a_rebuilt_input_cut_the_work_off() {
