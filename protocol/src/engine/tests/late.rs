@@ -179,6 +179,27 @@ fn arbiter_against_all_votes_makes_room_for_other_builders() {
     assert_eq!((verdict.agreeing.len(), verdict.wrong.len()), (3, 2));
 }
 
+/// What an expired record alone said is not said any more: who heard it while it lived comes to what a newcomer does.
+#[test]
+fn slot_is_judged_without_what_has_expired() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[])] });
+    rest(&mut net, 1, true);
+    rest(&mut net, 2, true);
+    let batch = net.submit();
+    let lease = LeaseRef { action: net.job(0, &batch, 0).action.unwrap(), slot: SlotNo(0), epoch: 1 };
+    let (now, claim) = (net.now, Payload::Claim(Claim { lease, batch }));
+    let claim = Record::author(&node_key(1), NETWORK, now.0, now, now + Duration::from_secs(600), claim).unwrap();
+    assert_eq!(net.engines[0].receive(now, &claim), Reception::New);
+    net.run(Duration::from_secs(500));
+    assert_eq!(net.job(0, &batch, 0).slots[0].epoch, 2);
+    net.run(claim.forget_at().since(net.now));
+    assert_eq!(net.engines[0].board.of_kind(Kind::Claim).count(), 0);
+    assert_eq!(net.job(0, &batch, 0).slots[0].epoch, 1);
+    let mut late = restarted(&net, 3, |_| true);
+    starts(&net, &mut late);
+    assert_eq!(conclusions(&late), conclusions(&net.engines[0]));
+}
+
 /// A builder that committed and then died is waited for, but not for ever.
 #[test]
 fn slot_of_a_builder_that_died_before_it_revealed_is_offered_again() {
