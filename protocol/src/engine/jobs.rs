@@ -438,7 +438,7 @@ impl Engine {
 
     /// Where a ready job stands in the order of work.
     pub(super) fn standing_of(&self, batch: &BatchId, job: JobIndex) -> Option<((Priority, OperatorId), Standing)> {
-        let state = self.batches.get(batch)?;
+        let state = self.batches.get(batch).filter(|state| state.is_live())?;
         let author = state.record.author_key();
         let submitter = self.board.author(&author).and_then(|author| self.voice(author).operator);
         let rank = state.ranks.get(job.0 as usize).copied().unwrap_or_default();
