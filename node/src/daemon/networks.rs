@@ -177,17 +177,22 @@ impl Daemon {
     pub(super) async fn take_events(self: Arc<Self>, mut events: mpsc::Receiver<NetEvent>) {
         let mut arrived = Vec::new();
         while events.recv_many(&mut arrived, VERIFY_TOGETHER).await > 0 {
-            let mut records = Vec::new();
+            let (mut records, mut synced) = (Vec::new(), Vec::new());
             for event in arrived.drain(..) {
                 match event {
                     NetEvent::Record { network, bytes, from, via } => records.push((network, bytes, from, via)),
                     NetEvent::PeerConnected { networks, .. } | NetEvent::AddressesChanged { networks } => self.remember_peers(networks),
+                    // Its records stand before it in this queue.
+                    NetEvent::Synced { network, .. } => synced.push(network),
                     NetEvent::Misbehaved { node, what } => tracing::warn!(node = %node.short(), %what, "a peer misbehaved"),
                     _ => {}
                 }
             }
             if !records.is_empty() {
                 self.take_records(records).await;
+            }
+            for network in synced {
+                self.engines.with(&network, |engine, now| engine.handle(now, Input::Synced));
             }
         }
     }

@@ -139,6 +139,8 @@ pub enum Input {
     Author(Payload, std::time::Duration),
     /// Something this node kept from before a restart.
     Restore(OwnResult),
+    /// A comparison of records with a peer has ended, and what it brought was received.
+    Synced,
 }
 
 /// A blob that the engine can't go on without.

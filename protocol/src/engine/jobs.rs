@@ -60,6 +60,8 @@ pub(super) struct BatchState {
     pub graph: Option<Arc<Packed>>,
     /// Job → what it stands for.
     pub bindings: Vec<Binding>,
+    /// Jobs that stand for nothing, since something below them failed for good.
+    barred: BTreeSet<JobIndex>,
     /// Job → the time from its start to the end of the last that waits for it, in tenths of a second as durations were
     /// known when the graph came; and how many wait for it.
     ranks: Vec<(u32, u32)>,
@@ -85,6 +87,12 @@ impl BatchState {
         }
     }
 
+    /// Whether its jobs stand for actions: those of a batch that was cancelled do as well, since leases were taken in its
+    /// name, and who comes later must judge them as those do who were there.
+    fn is_bindable(&self) -> bool {
+        matches!(self.halt, None | Some(Halt::Cancelled)) && self.graph.is_some()
+    }
+
     /// Whether its jobs are to be built.
     pub fn is_live(&self) -> bool {
         self.halt.is_none() && self.graph.is_some()
@@ -99,6 +107,7 @@ impl Engine {
             record: record.clone(),
             graph: None,
             bindings: Vec::new(),
+            barred: BTreeSet::new(),
             ranks: Vec::new(),
             superseded_by: None,
             halt: None,
@@ -116,7 +125,11 @@ impl Engine {
 
     /// Asks for what is missing of a batch, once, and only where its author may submit: a stranger's graph costs nothing.
     fn want_parts(&mut self, id: BatchId) {
-        let Some(state) = self.batches.get_mut(&id).filter(|state| state.halt.is_none() && !state.wanted) else { return };
+        let Some(state) =
+            self.batches.get_mut(&id).filter(|state| state.halt.as_ref().is_none_or(|halt| *halt == Halt::Cancelled) && !state.wanted)
+        else {
+            return;
+        };
         state.wanted = true;
         let batch = state.batch();
         let (graph, length, policy) = (batch.graph, batch.graph_length, batch.policy);
@@ -310,7 +323,7 @@ impl Engine {
         if self.policy_of(&id).is_none() {
             return;
         }
-        let Some(state) = self.batches.get(&id).filter(|state| state.is_live()) else { return };
+        let Some(state) = self.batches.get(&id).filter(|state| state.is_bindable()) else { return };
         let all = (0..u32::try_from(state.bindings.len()).unwrap_or(u32::MAX)).map(JobIndex).collect();
         self.rebind(now, id, all);
     }
@@ -339,12 +352,15 @@ impl Engine {
         let mut queue = jobs;
         let mut touched = BTreeSet::new();
         while let Some(index) = queue.pop_front() {
-            let Some(state) = self.batches.get(&id).filter(|state| state.is_live()) else { return };
+            let Some(state) = self.batches.get(&id).filter(|state| state.is_bindable()) else { return };
             let Some(graph) = state.graph.clone() else { return };
+            let old = state.bindings[index.0 as usize];
+            if self.bar(now, &id, index, &mut queue) {
+                continue;
+            }
             // While an input is in dispute, the binding that was made before stays: nothing better is known.
             let Some((action, label)) = graph.bind(index, |need| self.usable(&id, need)) else { continue };
             let action = action.id();
-            let old = state.bindings[index.0 as usize];
             if old.action().is_some_and(|old| self.board.action_id(old) == action) {
                 continue;
             }
@@ -371,6 +387,36 @@ impl Engine {
         self.tell_when_done(id);
     }
 
+    /// Takes the binding of a job away below which something failed for good: who hears of the failure first never bound
+    /// it, and all must come to the same. Returns whether that is so; `queue` gets what must be looked at again.
+    fn bar(&mut self, now: Timestamp, id: &BatchId, index: JobIndex, queue: &mut VecDeque<JobIndex>) -> bool {
+        let Some(state) = self.batches.get(id) else { return false };
+        let Some(graph) = &state.graph else { return false };
+        let policy = state.batch().policy;
+        let failed = |need: JobIndex| {
+            let action = state.bindings.get(need.0 as usize).and_then(|binding| binding.action());
+            let found = action.and_then(|action| self.state(action)?.found(&policy));
+            state.barred.contains(&need) || found.is_some_and(|found| found.state.is_failure())
+        };
+        // What a closure lays beside these stands below one of them, which is barred as well then.
+        let barred = graph.needs(index).any(failed);
+        if barred != state.barred.contains(&index) {
+            queue.extend(graph.dependants(index));
+        }
+        let old = state.bindings.get(index.0 as usize).and_then(|binding| binding.action()).filter(|_| barred);
+        if let Some(state) = self.batches.get_mut(id) {
+            if barred {
+                state.barred.insert(index)
+            } else {
+                state.barred.remove(&index)
+            };
+        }
+        if let Some(old) = old {
+            self.unbind(now, *id, index, old);
+        }
+        barred
+    }
+
     fn bind(&mut self, job: (BatchId, JobIndex), action: crate::id::ActionId, label: String) -> Place {
         let place = self.board.hold(action);
         if self.actions.len() <= place as usize {
@@ -392,7 +438,7 @@ impl Engine {
 
     /// Where a ready job stands in the order of work.
     pub(super) fn standing_of(&self, batch: &BatchId, job: JobIndex) -> Option<((Priority, OperatorId), Standing)> {
-        let state = self.batches.get(batch)?;
+        let state = self.batches.get(batch).filter(|state| state.is_live())?;
         let author = state.record.author_key();
         let submitter = self.board.author(&author).and_then(|author| self.voice(author).operator);
         let rank = state.ranks.get(job.0 as usize).copied().unwrap_or_default();

@@ -184,6 +184,18 @@ impl Engine {
         reception
     }
 
+    /// What a record alone said of leases is not said any more: its time is over.
+    fn unlearn(&mut self, now: Timestamp, record: &SharedRecord) {
+        match record.payload() {
+            Payload::Claim(claim) => self.look_again(now, &claim.lease.action),
+            Payload::Renewal(renewal) => renewal.leases.iter().for_each(|told| self.look_again(now, &told.lease.action)),
+            Payload::HandBack(back) => back.leases.iter().for_each(|told| self.look_again(now, &told.lease.action)),
+            Payload::Commitment(commitment) => self.settle_named(now, &commitment.lease.action),
+            Payload::Reveal(reveal) => self.settle_named(now, &reveal.lease.action),
+            _ => {}
+        }
+    }
+
     /// What follows from a record that is new to the board.
     fn learn(&mut self, now: Timestamp, record: &SharedRecord) {
         match record.payload() {
@@ -274,6 +286,7 @@ impl Engine {
                 self.author(now, payload, lifetime);
             }
             Input::Restore(result) => self.restore(now, result),
+            Input::Synced => self.caught_up(now),
         }
     }
 
@@ -328,6 +341,7 @@ impl Engine {
             if record.kind() == Kind::Batch {
                 self.forget_batch(now, BatchId::from(record.id()));
             }
+            self.unlearn(now, record);
         }
         if !gone.is_empty() {
             self.outputs.push_back(Output::Forget(gone.iter().map(|record| record.id()).collect()));

@@ -53,7 +53,7 @@ enum Changed {
     Nothing,
     /// A verdict, but nothing that dependants can see.
     Verdict,
-    /// What dependants may use.
+    /// What dependants may use, or whether they have anything to wait for.
     Output,
 }
 
@@ -370,7 +370,8 @@ impl Engine {
             let verdict = verdict(attestations.clone(), first_slot, &self.members, policy);
             let found = Found::of(&verdict);
             if before != Some(found) {
-                output |= before.and_then(|before| before.usable(policy)) != found.usable(policy);
+                output |= before.and_then(|before| before.usable(policy)) != found.usable(policy)
+                    || before.is_some_and(|before| before.state.is_failure()) != found.state.is_failure();
                 changes.push((hash, found, verdict));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::graph::JobIndex;
-use crate::id::NodeId;
+use crate::id::{NodeId, OperatorId};
 use crate::record::payload::{Claim, Commitment, LeaseRef, SlotNo};
 use crate::record::{Payload, SharedRecord};
 use crate::table::Place;
@@ -143,6 +143,7 @@ impl Engine {
         let settled = self.is_final(state, demand);
         let disputed =
             state.verdicts.iter().any(|(_, found)| matches!(found.state, VerdictState::Disputed | VerdictState::PlatformDependent));
+        let outvoted = self.outvoted(action, state);
         let mut until: Option<Timestamp> = None;
         let mut earlier = |at: Timestamp| until = Some(until.map_or(at, |until: Timestamp| until.min(at)));
         let mut taken: Vec<Branch> = Vec::new();
@@ -152,7 +153,9 @@ impl Engine {
             let slot = SlotNo(first + index);
             let slot_state = resolve(self.claim_views(action, slot, demand, &taken, &heard), now, ttl);
             let wasted = match &slot_state {
-                SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier),
+                SlotState::Closed(tenure) => {
+                    outvoted.contains(&tenure.operator) || self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier)
+                }
                 _ => false,
             };
             if wasted {
@@ -220,6 +223,17 @@ impl Engine {
                 open && withheld <= now
             }
         }
+    }
+
+    /// Whose votes an arbiter has spoken against while the quorum is not reached: their slots no longer help towards it.
+    fn outvoted(&self, action: Place, state: &ActionState) -> BTreeSet<OperatorId> {
+        if !state.attested.iter().any(|attested| attested.slot.is_arbiter()) {
+            return BTreeSet::new();
+        }
+        let id = self.board.action_id(action);
+        let candidates = state.verdicts.iter().filter(|(_, found)| found.state == VerdictState::Candidate);
+        let verdicts = candidates.filter_map(|(hash, _)| self.verdict_under(hash, &id)).filter(|verdict| verdict.arbiter.is_some());
+        verdicts.flat_map(|verdict| verdict.differing.into_keys()).collect()
     }
 
     /// The branches that committed to a result in the newest attempt. Those without a vote don't count: anybody could

@@ -22,6 +22,7 @@ mod disputes;
 mod flood;
 mod hand_backs;
 mod hostile;
+mod late;
 mod order;
 mod rests;
 
@@ -55,6 +56,8 @@ struct Net {
     /// What each engine's builder makes: the tree's first byte, or a failure.
     lies: BTreeSet<usize>,
     fails: bool,
+    /// Whether every liar lies in its own way.
+    apart: bool,
     /// Whose machines spoil every build.
     spoils: BTreeSet<usize>,
     /// What the second of two builds is like.
@@ -95,6 +98,7 @@ impl Net {
             graph,
             lies: BTreeSet::new(),
             fails: false,
+            apart: false,
             spoils: BTreeSet::new(),
             again: Again::Equal,
         };
@@ -192,9 +196,10 @@ impl Net {
             if self.dead.contains(&who) {
                 continue;
             }
-            let mark = if self.lies.contains(&who) { 66 } else { 7 };
+            let own = if self.apart { u8::try_from(who).unwrap() } else { 0 };
+            let mark = if self.lies.contains(&who) { 66 + own } else { 7 };
             let tree = BlobHash::of(&[order.lease.action.0.as_slice(), &[mark]].concat());
-            let outcome = if self.fails || self.spoils.contains(&who) {
+            let outcome = if self.fails && !self.lies.contains(&who) || self.spoils.contains(&who) {
                 Outcome::Failure { class: FailureClass::Build, stage: BoundedString::cut("build") }
             } else {
                 Outcome::Success { tree }

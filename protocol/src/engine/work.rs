@@ -1,5 +1,7 @@
 //! This node's own part: it claims leases, keeps them, commits to results and reveals them.
 
+mod turn;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +9,8 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng as _;
 
 use crate::bounded::{BoundedString, BoundedVec};
-use crate::id::{ActionId, BatchId, NodeId, OperatorId};
+use crate::id::{ActionId, BatchId, BlobHash, NodeId};
 use crate::outcome::{FailureClass, Outcome, Particulars};
-use crate::platform::Facts;
 use crate::record::payload::{
     Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal,
     SlotNo,
@@ -17,12 +18,13 @@ use crate::record::payload::{
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
-use crate::verdict::{Branch, Verdict, verdict};
+use crate::verdict::{Verdict, verdict};
 
 use super::Engine;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
-use super::lease::{Draws, SlotState};
+use super::lease::SlotState;
 use super::settle::Demand;
+use turn::Turn;
 
 /// How long a Presence is in effect; it is said again at a third of that.
 const PRESENCE_LIFETIME: Duration = Duration::from_secs(900);
@@ -36,6 +38,8 @@ const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
 const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
+/// How long a node that was restarted waits to hear what it missed, before it takes work by what it knew.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// How many ready jobs are looked at first when capacity becomes free, ...
 const SEEK_FIRST: usize = 64;
 /// ... how many if this node can take too few of these: all but those of enormous batches, ...
@@ -53,23 +57,6 @@ struct OwnLease {
     cpu_ms: u64,
 }
 
-/// When this node may claim what.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    slot: SlotNo,
-    epoch: u32,
-    at: Timestamp,
-}
-
-/// Operators that could take a slot.
-#[derive(Debug, Default)]
-struct Rivals {
-    /// With a node that has room for it now; this node's own among them.
-    idle: BTreeSet<OperatorId>,
-    /// Whose nodes were all busy when they were last heard of.
-    busy: BTreeSet<OperatorId>,
-}
-
 /// What this node has in hand.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -81,6 +68,8 @@ pub(super) struct Desk {
     /// Since when so much is free.
     free_since: Timestamp,
     propagation: Duration,
+    /// Until when this node, after a restart, expects to hear what it missed.
+    behind_until: Option<Timestamp>,
     announced: Option<(Timestamp, Presence)>,
     /// The node stops: it has taken back its Presence.
     left: bool,
@@ -95,6 +84,7 @@ impl Default for Desk {
             free: Capacity::default(),
             free_since: Timestamp::default(),
             propagation: PROPAGATION_GUESS,
+            behind_until: None,
             announced: None,
             left: false,
         }
@@ -166,6 +156,12 @@ impl Engine {
     /// that it looks again when the turn of another comes.
     pub(super) fn seek_work(&mut self, now: Timestamp) {
         self.disarm(Timer::Seek);
+        if let Some(until) = self.desk.behind_until {
+            if now < until {
+                return self.arm(Timer::Seek, until);
+            }
+            self.caught_up(now);
+        }
         if self.still_rests(now) || !self.may_take() {
             return;
         }
@@ -213,8 +209,22 @@ impl Engine {
         Err(again)
     }
 
+    /// This node has heard what it missed, or nobody was there to tell.
+    pub(super) fn caught_up(&mut self, now: Timestamp) {
+        if self.desk.behind_until.take().is_some() {
+            self.presence_changed(now);
+            self.arm_earlier(Timer::Seek, now);
+        }
+    }
+
+    /// Whether this node would take work that fits, as it tells the others.
+    fn is_willing(&self) -> bool {
+        let held_back = self.desk.behind_until.is_some() || self.rest.until().is_some();
+        self.config.lend.builds && !held_back && self.desk.leases.len() < LEASES_PER_NODE_MAX
+    }
+
     fn may_take(&self) -> bool {
-        self.config.lend.builds && self.rest.until().is_none() && self.desk.free.cores > 0 && self.desk.leases.len() < LEASES_PER_NODE_MAX
+        self.is_willing() && self.desk.free.cores > 0
     }
 
     /// Why this node can't take the action at all, in words; `None` where it can.
@@ -242,113 +252,6 @@ impl Engine {
         if let Some(turn) = self.turn(now, action) {
             self.arm_earlier(Timer::Seek, turn.at.max(now));
         }
-    }
-
-    /// The slot that is this node's to claim, and when; `None` where there is none.
-    fn turn(&self, now: Timestamp, place: Place) -> Option<Turn> {
-        if !self.may_take() {
-            return None;
-        }
-        let state = self.state(place)?;
-        if !state.slots.iter().any(|(_, slot)| matches!(slot, SlotState::Open { .. })) {
-            return None;
-        }
-        let action = &self.board.action_id(place);
-        if self.desk.avoided(action).is_some_and(|until| now < until) {
-            return None;
-        }
-        let me = self.operator()?;
-        let demand = self.demand(place)?;
-        let fits = demand.facts()?.cores <= self.desk.free.cores && demand.limits.memory <= self.desk.free.memory;
-        if !fits || self.unfit(&demand).is_some() {
-            return None;
-        }
-        let mine = |(slot, state): &(SlotNo, SlotState)| {
-            // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
-            state.tenure().is_some_and(|tenure| tenure.operator == me) && !slot.is_arbiter()
-        };
-        if state.slots.iter().any(mine) || self.desk.leases.keys().any(|lease| lease.action == *action) {
-            return None;
-        }
-        let nonce = self.batches.get(&demand.batch)?.batch().nonce;
-        let quantum = self.desk.propagation * 2;
-        let mut assigned = BTreeSet::new();
-        let mut best: Option<(usize, Turn)> = None;
-        for (slot, slot_state) in &state.slots {
-            let SlotState::Open { epoch, lapsed, .. } = slot_state else { continue };
-            let rivals = self.rivals(place, *slot, &demand);
-            let draws = Draws::new(&nonce, action, *slot);
-            let mut order: Vec<([u8; 32], OperatorId)> = rivals
-                .idle
-                .into_iter()
-                .filter(|operator| !assigned.contains(operator))
-                .map(|operator| (draws.of(&operator), operator))
-                .collect();
-            order.sort();
-            if let Some((_, first)) = order.first() {
-                assigned.insert(*first);
-            }
-            let Some(rank) = order.iter().position(|(_, operator)| *operator == me) else { continue };
-            if best.as_ref().is_some_and(|(best_rank, _)| *best_rank <= rank) {
-                continue;
-            }
-            let own = order[rank].0;
-            let mut wait = quantum.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX));
-            // Who seems busy may have become free at this moment, as this node has. Draws spread those over the ready jobs.
-            if rivals.busy.iter().any(|operator| draws.of(operator) < own) {
-                wait += quantum * u32::from(own[0]) / 256;
-            }
-            // Who let the lease lapse leaves it to others first.
-            if *lapsed == Some(me) {
-                wait += self.params.lease_ttl * 2;
-            }
-            let open_since = state.open_since.iter().find(|(no, _)| no == slot).map(|(_, since)| *since);
-            let since = open_since.unwrap_or(now).max(self.desk.free_since);
-            best = Some((rank, Turn { slot: *slot, epoch: *epoch, at: since + wait }));
-        }
-        best.map(|(_, turn)| turn)
-    }
-
-    /// Operators that could take the slot, as far as this node knows.
-    fn rivals(&self, place: Place, slot: SlotNo, demand: &Demand) -> Rivals {
-        let mut rivals = Rivals::default();
-        let (Some(state), Some(facts)) = (self.state(place), demand.facts()) else { return rivals };
-        let action = self.board.action_id(place);
-        let committed = self.board.commitments(&action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
-        let attested: BTreeSet<Branch> = committed.map(|operator| self.branch(&operator)).collect();
-        let held: BTreeSet<Branch> = state.slots.iter().filter_map(|(_, state)| Some(self.branch(&state.tenure()?.operator))).collect();
-        let admitted =
-            |operator: &OperatorId| demand.policies.iter().any(|(_, policy)| crate::verdict::may_vote(&self.members, operator, policy));
-        let may = |operator: &OperatorId| {
-            if slot.is_arbiter() {
-                self.members.is_trusted(operator) && !attested.contains(&self.branch(operator))
-            } else {
-                admitted(operator) && !held.contains(&self.branch(operator))
-            }
-        };
-        for (node, _, presence) in self.board.presences() {
-            let able = node != self.node
-                && presence.accepting
-                && (slot.is_arbiter() || !presence.arbiter_only)
-                && presence.cores >= facts.cores
-                && Facts::met_by(presence, &facts.environment);
-            let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
-            let idle = presence.free_cores >= facts.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
-            if idle {
-                rivals.idle.insert(operator)
-            } else {
-                rivals.busy.insert(operator)
-            };
-        }
-        let lend = &self.config.lend;
-        if let Some(me) = self.operator()
-            && may(&me)
-            && (slot.is_arbiter() || !lend.arbiter_only)
-        {
-            rivals.idle.insert(me);
-        }
-        rivals.busy.retain(|operator| !rivals.idle.contains(operator));
-        rivals
     }
 
     fn claim(&mut self, now: Timestamp, place: Place, slot: SlotNo, epoch: u32) {
@@ -393,7 +296,7 @@ impl Engine {
     }
 
     /// Nodes that revealed a tree, or say that they have the blob.
-    pub fn revealers(&self, blob: &crate::id::BlobHash) -> Vec<NodeId> {
+    pub fn revealers(&self, blob: &BlobHash) -> Vec<NodeId> {
         let revealed = self.board.of_kind(Kind::Reveal).filter(|record| {
             let Payload::Reveal(reveal) = record.payload() else { return false };
             std::iter::once(&reveal.outcome).chain(&reveal.again).any(|outcome| outcome.tree() == Some(*blob))
@@ -559,8 +462,14 @@ impl Engine {
         self.look_again(now, &lease.action);
     }
 
-    /// After a restart, once the records are back: leases of builds that died with the process are handed back.
+    /// After a restart, once the records are back: leases of builds that died with the process are handed back. What is
+    /// to be built was perhaps built in the meantime, so nothing is claimed before [`super::Input::Synced`] or for
+    /// [`CATCH_UP_MAX`].
     pub fn hand_back_lost(&mut self, now: Timestamp) {
+        if self.board.of_kind(Kind::Batch).next().is_some() {
+            self.desk.behind_until = Some(now + CATCH_UP_MAX);
+            self.arm(Timer::Seek, now + CATCH_UP_MAX);
+        }
         let me = self.node;
         let lost: Vec<LeaseRef> = self
             .board
@@ -592,7 +501,7 @@ impl Engine {
         let lend = &self.config.lend;
         let facts = &self.config.facts;
         let presence = Presence {
-            accepting: lend.builds && self.rest.until().is_none() && self.desk.leases.len() < LEASES_PER_NODE_MAX,
+            accepting: self.is_willing(),
             arbiter_only: lend.arbiter_only,
             free_cores: self.desk.free.cores,
             cores: lend.cores,
@@ -612,9 +521,14 @@ impl Engine {
 
     /// The verdict of an action under the policy of a batch, computed anew.
     pub fn verdict_of(&self, batch: &BatchId, action: &ActionId) -> Option<Verdict> {
-        let hash = self.batches.get(batch)?.batch().policy;
-        self.state_of(action)?.found(&hash)?;
-        let policy = self.policies.get(&hash)?;
+        let policy = self.batches.get(batch)?.batch().policy;
+        self.verdict_under(&policy, action)
+    }
+
+    /// The verdict of an action under a policy, computed anew.
+    pub(super) fn verdict_under(&self, policy: &BlobHash, action: &ActionId) -> Option<Verdict> {
+        self.state_of(action)?.found(policy)?;
+        let policy = self.policies.get(policy)?;
         Some(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy))
     }
 }

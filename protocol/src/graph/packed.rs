@@ -128,6 +128,11 @@ impl Packed {
         self.needs.of(index.0 as usize).iter().map(|job| JobIndex(*job))
     }
 
+    /// As [`super::Graph::laid_by`].
+    pub fn laid_by(&self, need: &JobNeed) -> Vec<JobIndex> {
+        laid_by(need, |job| self.needs(job).collect())
+    }
+
     /// The jobs whose action holds this one's output.
     pub fn dependants(&self, index: JobIndex) -> impl Iterator<Item = JobIndex> + '_ {
         self.dependants.of(index.0 as usize).iter().map(|job| JobIndex(*job))
@@ -144,10 +149,9 @@ impl Packed {
         if self.needs(index).any(|need| output(need).is_none()) {
             return None;
         }
-        let laid = |need: &JobNeed| laid_by(need, |job| self.needs(job).collect());
         let job = self.job(index)?;
         let label = job.label();
-        Some((job.bind(laid, output)?, label))
+        Some((job.bind(|need| self.laid_by(need), output)?, label))
     }
 
     /// For every job, how long it is from its start to the end of the last that waits for it, where `cost_ms` tells how

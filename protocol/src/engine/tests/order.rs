@@ -61,6 +61,19 @@ fn security_fix_goes_before_what_was_submitted_earlier() {
     assert_eq!(begun, ["fix", "a", "b"]);
 }
 
+/// The jobs of a cancelled batch stand for actions still, and lend them none of its urgency.
+#[test]
+fn cancelled_batch_makes_nothing_urgent() {
+    let mut net = Net::new(2, solo(), Graph::default());
+    net.engines[1].handle(net.now, Input::Lend(Lend { builds: false, ..lend() }));
+    let batch = submit(&mut net, 0, Graph { jobs: vec![job("b", &[])] }, |batch| batch.priority = Priority::Security);
+    net.engines[0].handle(net.now, Input::Author(Payload::Cancel(Cancel { batch }), DAY));
+    submit(&mut net, 0, Graph { jobs: vec![job("a", &[]), job("b", &[]), job("image", &[0])] }, |_| {});
+    net.engines[1].handle(net.now, Input::Lend(lend()));
+    net.run(Duration::from_secs(1));
+    assert_eq!(labels(&net), ["a"]);
+}
+
 /// A tenth is reserved, so that a background job is begun while more urgent work waits.
 #[test]
 fn background_work_is_not_starved_by_urgent_work() {

@@ -1,0 +1,221 @@
+//! Clocks that are behind, nodes that come back, and what is heard late. The simulator found what is tested here.
+
+use super::*;
+
+/// One slot, one result.
+fn single() -> Policy {
+    Policy { quorum: 1, slots: 1, ..Policy::small() }
+}
+
+fn rest(net: &mut Net, engine: usize, rests: bool) {
+    net.engines[engine].handle(net.now, Input::Lend(Lend { builds: !rests, ..lend() }));
+}
+
+/// An engine like number `n` of the network, with some of its records, as after a restart.
+fn restarted(net: &Net, n: u8, records: impl Fn(&SharedRecord) -> bool) -> Engine {
+    let config = Config { key: node_key(n), facts: facts(), programs: BTreeSet::new(), lend: lend() };
+    let mut engine = Engine::new(net.engines[0].params.clone(), config, [9; 32], net.now);
+    for record in net.engines[0].board.records().filter(|record| records(record)) {
+        engine.receive(net.now, record);
+    }
+    engine.hand_back_lost(net.now);
+    engine.handle(net.now, Input::Capacity(Capacity { cores: 1, memory: 4 << 30 }));
+    engine
+}
+
+/// Hands the graph in where it is asked for; the leases that the engine begins to build under.
+fn starts(net: &Net, engine: &mut Engine) -> Vec<LeaseRef> {
+    let mut started = Vec::new();
+    while let Some(output) = engine.poll_output() {
+        match output {
+            Output::Fetch { want, .. } => engine.handle(net.now, Input::Fetched { want, bytes: net.graph.to_bytes().into() }),
+            Output::Start(order) => started.push(order.lease),
+            _ => {}
+        }
+    }
+    started
+}
+
+/// By a clock that is behind, a lease can end in the future. Claims from before its end are void: nodes wrote one after
+/// the other, without end.
+#[test]
+fn lease_that_ended_in_this_nodes_future_is_claimed_when_that_has_come() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[])] });
+    rest(&mut net, 1, true);
+    rest(&mut net, 2, true);
+    let batch = net.submit();
+    let action = net.job(2, &batch, 0).action.unwrap();
+    let lease = LeaseRef { action, slot: SlotNo(0), epoch: 1 };
+    let (claimed, ended) = (net.now + Duration::from_secs(30), net.now + Duration::from_secs(40));
+    let back = HandBack { leases: vec![HandedBack { lease, at: ended }].try_into().unwrap() };
+    for (at, payload) in [(claimed, Payload::Claim(Claim { lease, batch })), (ended, Payload::HandBack(back))] {
+        let record = Record::author(&node_key(1), NETWORK, at.0, at, at + DAY, payload).unwrap();
+        assert_eq!(net.engines[2].receive(net.now, &record), Reception::New);
+    }
+    rest(&mut net, 2, false);
+    net.run(Duration::from_secs(39));
+    assert_eq!(net.engines[2].board.of_kind(Kind::Claim).count(), 1, "claimed before the lease had ended");
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.engines[2].own_leases(), [LeaseRef { epoch: 2, ..lease }]);
+}
+
+/// Who heard of a liar's output bound what depends on it, who heard of the failure first never did; both said something
+/// else of the dependants for ever.
+#[test]
+fn failure_takes_bindings_away_in_whatever_order_it_is_heard() {
+    let mut net = Net::new(5, Policy { slots: 3, ..Policy::small() }, chain());
+    (net.fails, net.lies) = (true, BTreeSet::from([1, 2]));
+    let batch = net.submit();
+    net.work();
+    assert_eq!(net.engines[0].batch_result(&batch), Some(false));
+    let records: Vec<SharedRecord> = net.engines[0].board.records().cloned().collect();
+    let turned = |records: &mut dyn Iterator<Item = &SharedRecord>| {
+        let lend = Lend { builds: false, ..lend() };
+        let config = Config { key: node_key(50), facts: facts(), programs: BTreeSet::new(), lend };
+        let mut engine = Engine::new(net.engines[0].params.clone(), config, [50; 32], net.now);
+        for record in records {
+            engine.receive(net.now, record);
+            starts(&net, &mut engine);
+        }
+        conclusions(&engine)
+    };
+    let told = conclusions(&net.engines[0]);
+    assert_eq!(turned(&mut records.iter()), told);
+    assert_eq!(turned(&mut records.iter().rev()), told);
+    let failures_first = |record: &&SharedRecord| !matches!(record.payload(), Payload::Reveal(reveal) if reveal.outcome.tree().is_some());
+    let (first, then): (Vec<_>, Vec<_>) = records.iter().partition(failures_first);
+    assert_eq!(turned(&mut first.iter().copied().chain(then.iter().copied())), told);
+    assert_eq!(turned(&mut then.into_iter().chain(first)), told);
+}
+
+/// A node that comes back knows of work that others did meanwhile only when somebody has told it.
+#[test]
+fn restarted_node_claims_nothing_before_it_has_heard_what_it_missed() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[])] });
+    net.submit();
+    let before = |record: &SharedRecord| record.kind() != Kind::Claim && record.kind() != Kind::Presence;
+    let mut alone = restarted(&net, 1, before);
+    assert_eq!(starts(&net, &mut alone), []);
+    net.now = net.now + Duration::from_secs(4);
+    alone.handle_timeout(net.now);
+    assert_eq!(starts(&net, &mut alone), []);
+    // Nobody is there to tell it anything: it is not to wait for ever.
+    net.now = net.now + Duration::from_secs(1);
+    alone.handle_timeout(net.now);
+    assert_eq!(starts(&net, &mut alone).len(), 1);
+
+    let mut told = restarted(&net, 1, before);
+    starts(&net, &mut told);
+    told.handle(net.now, Input::Synced);
+    told.handle_timeout(net.now);
+    assert_eq!(starts(&net, &mut told).len(), 1);
+}
+
+/// Draws are the operator's: two idle machines of one both had the first rank, and one of their claims was always lost.
+#[test]
+fn two_machines_of_one_operator_do_not_claim_at_once() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[])] });
+    let certificate = NodeCertificate::new(&node_key(2), &NETWORK, &operator_key(1).operator());
+    let earlier = Timestamp(START.0 - 1);
+    let certificate =
+        Record::author(&operator_key(1), NETWORK, 2, earlier, Timestamp::MAX, Payload::NodeCertificate(certificate.into())).unwrap();
+    for engine in &mut net.engines {
+        engine.receive(net.now, &certificate);
+    }
+    net.dead.extend([1, 2]);
+    net.submit();
+    let batch = net.engines[0].board.of_kind(Kind::Batch).next().unwrap().clone();
+    let mut started = 0;
+    for n in [1, 2] {
+        let spare = restarted(&net, 3, |_| false);
+        let mut engine = std::mem::replace(&mut net.engines[n], spare);
+        engine.receive(net.now, &batch);
+        started += starts(&net, &mut engine).len();
+        engine.handle_timeout(net.now);
+        started += starts(&net, &mut engine).len();
+    }
+    assert_eq!(started, 1);
+}
+
+/// Leases are taken in the name of a batch. Who came after it was cancelled knew nothing of its jobs, and saw slots open
+/// that others saw closed.
+#[test]
+fn leases_of_a_cancelled_batch_are_judged_alike_by_who_comes_later() {
+    let mut net = Net::new(4, Policy::small(), Graph { jobs: vec![job("zlib", &[])] });
+    let first = net.submit();
+    let mut second = net.engines[0].batches[&first].batch().clone();
+    second.nonce = [8; 32];
+    net.engines[0].handle(net.now, Input::Author(Payload::Batch(second.into()), DAY));
+    net.work();
+    for batch in net.engines[0].batches.keys().copied().collect::<Vec<_>>() {
+        let claimed = net.engines[0]
+            .board
+            .of_kind(Kind::Claim)
+            .any(|record| matches!(record.payload(), Payload::Claim(claim) if claim.batch == batch));
+        if claimed {
+            net.engines[0].handle(net.now, Input::Author(Payload::Cancel(Cancel { batch }), DAY));
+            break;
+        }
+    }
+    net.run(Duration::from_secs(1));
+    let mut late = restarted(&net, 3, |_| true);
+    starts(&net, &mut late);
+    assert_eq!(conclusions(&late), conclusions(&net.engines[0]));
+}
+
+/// Both voters were wrong, and the arbiter who said so is alone with the truth: others must be asked, or it ends never.
+#[test]
+fn arbiter_against_all_votes_makes_room_for_other_builders() {
+    let mut net = Net::new(6, Policy::small(), Graph { jobs: vec![job("zlib", &[])] });
+    let batch = net.submit();
+    net.run(Duration::from_millis(1));
+    net.lies = net.started.iter().map(|(who, _)| *who).collect();
+    assert_eq!(net.lies.len(), 2);
+    net.apart = true;
+    net.work();
+    assert_eq!(net.job(0, &batch, 0).state, JobState::CrossVerified);
+    let verdict = net.job(0, &batch, 0).verdict.unwrap();
+    // The arbiter, and a voter in the place of each.
+    assert_eq!((verdict.agreeing.len(), verdict.wrong.len()), (3, 2));
+}
+
+/// What an expired record alone said is not said any more: who heard it while it lived comes to what a newcomer does.
+#[test]
+fn slot_is_judged_without_what_has_expired() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[])] });
+    rest(&mut net, 1, true);
+    rest(&mut net, 2, true);
+    let batch = net.submit();
+    let lease = LeaseRef { action: net.job(0, &batch, 0).action.unwrap(), slot: SlotNo(0), epoch: 1 };
+    let (now, claim) = (net.now, Payload::Claim(Claim { lease, batch }));
+    let claim = Record::author(&node_key(1), NETWORK, now.0, now, now + Duration::from_secs(600), claim).unwrap();
+    assert_eq!(net.engines[0].receive(now, &claim), Reception::New);
+    net.run(Duration::from_secs(500));
+    assert_eq!(net.job(0, &batch, 0).slots[0].epoch, 2);
+    net.run(claim.forget_at().since(net.now));
+    assert_eq!(net.engines[0].board.of_kind(Kind::Claim).count(), 0);
+    assert_eq!(net.job(0, &batch, 0).slots[0].epoch, 1);
+    let mut late = restarted(&net, 3, |_| true);
+    starts(&net, &mut late);
+    assert_eq!(conclusions(&late), conclusions(&net.engines[0]));
+}
+
+/// A builder that committed and then died is waited for, but not for ever.
+#[test]
+fn slot_of_a_builder_that_died_before_it_revealed_is_offered_again() {
+    let mut net = Net::new(5, Policy::small(), Graph { jobs: vec![job("zlib", &[])] });
+    let batch = net.submit();
+    net.run(Duration::from_millis(1));
+    let victim = net.started[0].0;
+    let other = net.started.pop().unwrap();
+    net.finish_builds();
+    net.dead.insert(victim);
+    net.started.push(other);
+    net.finish_builds();
+    assert_eq!(net.job(0, &batch, 0).state, JobState::Candidate);
+    for _ in 0..12 {
+        net.run(Duration::from_secs(60));
+        net.finish_builds();
+    }
+    assert_eq!(net.job(0, &batch, 0).state, JobState::CrossVerified);
+}

@@ -1,0 +1,50 @@
+//! Bounded memory: what a node keeps grows with what is being built, and with nothing else.
+
+use std::collections::BTreeSet;
+
+use barnraiser_protocol::id::ActionId;
+use barnraiser_protocol::record::{Kind, Payload};
+
+use crate::world::World;
+
+/// Claims that may stand on one action on average, beside two of every node: with clocks that differ by minutes a claim
+/// is not heard of before others are made, but nobody has a reason to claim one slot again and again.
+const CLAIMS_PER_ACTION_MAX: usize = 24;
+/// Results of one node that wait to be revealed: those of live actions, at the most.
+const RESULTS_MAX: usize = 256;
+
+/// Looks at every board.
+pub fn check(world: &mut World) {
+    let mut faults = Vec::new();
+    for (number, node) in world.nodes.iter().enumerate() {
+        let Some(engine) = &node.engine else { continue };
+        let board = engine.board();
+        for kind in Kind::ALL.iter().filter(|kind| kind.latest_only()) {
+            let count = board.of_kind(*kind).count();
+            if count > world.nodes.len() {
+                faults.push(format!("node {number} keeps {count} records {kind:?}, one a node counts"));
+            }
+        }
+        let claims = board.of_kind(Kind::Claim).count();
+        let actions: BTreeSet<ActionId> = board
+            .of_kind(Kind::Claim)
+            .filter_map(|record| match record.payload() {
+                Payload::Claim(claim) => Some(claim.lease.action),
+                _ => None,
+            })
+            .collect();
+        if claims > actions.len().max(4) * (CLAIMS_PER_ACTION_MAX + 2 * world.nodes.len()) {
+            faults.push(format!("node {number} keeps {claims} claims on {} actions", actions.len()));
+        }
+        let results = engine.own_results().count();
+        if results > RESULTS_MAX {
+            faults.push(format!("node {number} keeps {results} results that are not revealed"));
+        }
+        // A node that starts tells of everything that it reads from its disk.
+        if node.backlog() > RESULTS_MAX + 4 * board.len() {
+            faults.push(format!("{} outputs of node {number} wait", node.backlog()));
+        }
+    }
+    let now = world.now;
+    faults.into_iter().for_each(|what| world.checks.fault("memory", now, what));
+}

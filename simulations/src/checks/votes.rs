@@ -1,0 +1,93 @@
+//! No vote is counted twice, and a verdict is what its evidence says: counted anew from the records of the board.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use barnraiser_protocol::engine::Engine;
+use barnraiser_protocol::id::{ActionId, NodeId, OperatorId};
+use barnraiser_protocol::outcome::Outcome;
+use barnraiser_protocol::policy::{Policy, Voters};
+use barnraiser_protocol::verdict::{Verdict, VerdictState};
+
+use crate::world::work::Work;
+
+/// Whether `operator` may vote, by the charter and the invitations alone.
+fn may_vote(engine: &Engine, operator: &OperatorId, policy: &Policy) -> bool {
+    match policy.voters {
+        Voters::Trusted => engine.params().grants.trusted.contains(operator),
+        Voters::Invited => engine.members().membership(operator).is_some(),
+    }
+}
+
+/// What each operator revealed that it had committed to, one line a lease.
+pub fn revealed(engine: &Engine, action: &ActionId) -> BTreeMap<OperatorId, BTreeSet<(bool, Outcome)>> {
+    let mut words: BTreeMap<OperatorId, BTreeSet<(bool, Outcome)>> = BTreeMap::new();
+    for (record, reveal) in engine.board().reveals(action) {
+        let node = NodeId(record.author_key());
+        let Some(operator) = engine.members().operator_of(&node) else { continue };
+        let committed = engine.board().commitments(action).any(|(other, commitment)| {
+            other.author_key() == node.0 && commitment.lease == reveal.lease && commitment.commitment == reveal.opens(&operator)
+        });
+        if committed {
+            words.entry(operator).or_default().insert((reveal.lease.slot.is_arbiter(), reveal.outcome.clone()));
+        }
+    }
+    words
+}
+
+/// Checks all verdicts of an action.
+pub fn check(engine: &Engine, action: &ActionId, work: &Work) -> Result<(), String> {
+    let words = revealed(engine, action);
+    for (batch, _) in engine.jobs_of(action) {
+        let Some(verdict) = engine.verdict_of(&batch, action) else { continue };
+        let Some(policy) = engine.batch(&batch).and_then(|view| engine.policy(&view.policy)) else { continue };
+        check_verdict(engine, &verdict, policy, &words).map_err(|what| format!("{}: {what}: {verdict:?}", action.short()))?;
+        let Some(action) = engine.action(action).filter(|_| verdict.state == VerdictState::CrossVerified) else { continue };
+        // Liars never agree with each other, so what the quorum agrees on is what honest machines make.
+        if let Some(truth) = work.truth(&action)
+            && verdict.outcome.as_ref() != Some(&truth)
+        {
+            return Err(format!("{}: a lie is cross-verified: {verdict:?}", action.id().short()));
+        }
+    }
+    Ok(())
+}
+
+fn check_verdict(
+    engine: &Engine,
+    verdict: &Verdict,
+    policy: &Policy,
+    words: &BTreeMap<OperatorId, BTreeSet<(bool, Outcome)>>,
+) -> Result<(), String> {
+    if let Some(both) = verdict.agreeing.iter().find(|operator| verdict.differing.contains_key(*operator)) {
+        return Err(format!("operator {} agrees and differs", both.short()));
+    }
+    let mut branches = BTreeSet::new();
+    for operator in &verdict.agreeing {
+        let arbiter = verdict.arbiter == Some(*operator);
+        if !arbiter && !may_vote(engine, operator, policy) {
+            return Err(format!("operator {} is counted and has no vote", operator.short()));
+        }
+        let said = words.get(operator).into_iter().flatten();
+        if !said.clone().any(|(as_arbiter, outcome)| *as_arbiter == arbiter && Some(outcome) == verdict.outcome.as_ref()) {
+            return Err(format!("operator {} is counted and revealed nothing of the kind", operator.short()));
+        }
+        branches.insert(engine.members().branch_of(operator).map_or(*operator, |branch| branch.0));
+    }
+    let agreed = matches!(verdict.state, VerdictState::CrossVerified | VerdictState::Failed);
+    if agreed != (branches.len() >= usize::from(policy.quorum)) {
+        return Err(format!("{} branches agree, {} are wanted", branches.len(), policy.quorum));
+    }
+    Ok(())
+}
+
+/// How many branches with a vote revealed `outcome`, under a policy.
+pub fn branches_for(engine: &Engine, action: &ActionId, outcome: &Outcome, policy: &Policy) -> usize {
+    let words = revealed(engine, action);
+    let agree = words.iter().filter(|(operator, said)| {
+        let arbiter = said.iter().any(|(as_arbiter, word)| *as_arbiter && word == outcome);
+        arbiter || (may_vote(engine, operator, policy) && said.iter().any(|(_, word)| word == outcome))
+    });
+    let branches: BTreeSet<OperatorId> =
+        agree.map(|(operator, _)| engine.members().branch_of(operator).map_or(*operator, |branch| branch.0)).collect();
+    branches.len()
+}

@@ -1,0 +1,65 @@
+//! Whole runs, small enough for every day.
+#![allow(clippy::unwrap_used)]
+
+use clap::Parser as _;
+
+use crate::args::Args;
+use crate::faults;
+
+/// Nodes of a run: enough for every policy, few enough for every day.
+const NODES: usize = 12;
+
+fn passes(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let report = faults::run(NODES, seed, false, false).unwrap();
+        assert!(report.passed(), "seed {seed}: {:?}", report.faults);
+    }
+}
+
+// In parts, so that they run side by side.
+#[test]
+fn seeds_1_to_8_come_through_all_faults() {
+    passes(1..9);
+}
+
+#[test]
+fn seeds_9_to_16_come_through_all_faults() {
+    passes(9..17);
+}
+
+#[test]
+fn seeds_17_to_24_come_through_all_faults() {
+    passes(17..25);
+}
+
+/// Each of these found a fault of the engine; the engine's tests of what comes late say which.
+#[test]
+fn seeds_that_found_faults_come_through() {
+    for seed in [29, 32, 34, 36, 39, 107, 169, 179, 214, 220] {
+        passes(seed..seed + 1);
+    }
+}
+
+#[test]
+fn same_seed_gives_the_same_trace() {
+    let hash = |seed| faults::run(8, seed, false, false).unwrap().trace_hash;
+    assert_eq!(hash(1), hash(1));
+    assert_ne!(hash(1), hash(2));
+}
+
+/// Without faults nothing is built but what the slots ask for and what two claims at once cost.
+#[test]
+fn calm_network_comes_to_its_end() {
+    let report = faults::run(NODES, 1, true, false).unwrap();
+    assert!(report.passed(), "{:?}", report.faults);
+}
+
+#[test]
+fn bad_arguments_are_refused_with_exit_code_2() {
+    for line in ["", "weather", "faults --nodes 2", "faults --nodes many", "faults --nodes 1000000", "faults --seed -1", "faults --seeds 0"]
+    {
+        let error = Args::try_parse_from(std::iter::once("barnraiser-simulations").chain(line.split_whitespace())).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}: {error}");
+    }
+    assert!(Args::try_parse_from(["barnraiser-simulations", "faults", "--nodes", "3", "--seed", "7", "--json"]).is_ok());
+}
