@@ -18,7 +18,9 @@ use crate::home::Home;
 /// How long a charter and a release are waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a newer release than the first that was found is waited for.
+/// How often it is looked whether something came.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a newer charter or release than the first that was found is waited for.
 const PATIENCE_FOR_NEWER: Duration = Duration::from_secs(5);
 
 /// Fetches `CHANNEL/NAME` of the network of `ticket` to `to`, with a node that lives only for that, in a temporary home.
@@ -46,9 +48,13 @@ pub async fn ephemeral_fetch(
     let network =
         daemon.networks().get(&ticket.network()).cloned().ok_or_else(|| failed("the network of the ticket could not be started".into()))?;
     let found = tokio::time::timeout(PATIENCE, async {
-        // A channel that the network does not have is not waited for.
-        while network.release(channel).is_none() && network.charter().is_none_or(|charter| charter.channel_keys(channel).is_some()) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        // A channel that the network does not have is not waited for, once a newer charter had time to come.
+        let mut without = Duration::ZERO;
+        while network.release(channel).is_none() && without < PATIENCE_FOR_NEWER {
+            tokio::time::sleep(ASK_AGAIN).await;
+            if network.charter().is_some_and(|charter| charter.channel_keys(channel).is_none()) {
+                without += ASK_AGAIN;
+            }
         }
     })
     .await;
@@ -66,7 +72,7 @@ pub async fn ephemeral_fetch(
             let _ = daemon.net.sync_with(network.id, peer.node).await;
         }
         while daemon.awaits_release(&network, channel) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     };
     let _ = tokio::time::timeout(PATIENCE_FOR_NEWER, newest).await;

@@ -13,6 +13,7 @@ use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::record::payload::Metadata;
 use barnraiser_protocol::record::{Kind, Payload, SharedRecord};
 use barnraiser_protocol::release::{RELEASE_BYTES_MAX, Release};
+use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::trust::charter::{BUNDLE_BYTES_MAX, Charter, CharterParts};
 use barnraiser_store::Durability;
 
@@ -34,46 +35,71 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 16;
 const AT_ONCE_EACH: usize = 2;
 const AT_ONCE_STRANGERS: usize = 8;
-/// The most blobs that are remembered as not worth fetching.
-const BAD_MAX: usize = 1024;
+/// The most announcements that are remembered as waiting, as bad, and as lost.
+const REMEMBERED_MAX: usize = 1024;
+/// How long what nobody gave is not asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// One announcement: role, version, blob and length. Of one blob anybody can say anything, so nothing is concluded of a
+/// blob alone.
+type Said = (String, u64, BlobHash, u64);
+
+fn said(metadata: &Metadata) -> Said {
+    (metadata.role.to_string(), metadata.version, metadata.blob, metadata.length)
+}
 
 /// What is being fetched for a network, and what need not be fetched.
 #[derive(Debug, Default)]
 pub(super) struct Fetching {
-    /// Blob → who announced it, and whether that is a member's node.
-    now: BTreeMap<BlobHash, (NodeId, bool)>,
-    /// Blobs that were not what they were announced as.
-    bad: BTreeSet<BlobHash>,
-    /// Blobs that nobody gave: asked for again when they are announced again.
-    lost: BTreeSet<BlobHash>,
+    /// What is being fetched, who announced it, and whether that is a member's node.
+    now: BTreeMap<Said, (NodeId, bool)>,
+    /// For what there was no room. The board remembers as well, but there is none while the charter is not known.
+    waiting: BTreeMap<Said, NodeId>,
+    /// What was not what it was announced as.
+    bad: BTreeSet<Said>,
+    /// What nobody gave or this machine could not take, and when it may be asked for again.
+    lost: BTreeMap<Said, Timestamp>,
 }
 
 impl Fetching {
-    /// Whether `blob` is to be fetched now because `from` announced it; it counts until [`Fetching::done`].
-    fn begin(&mut self, blob: BlobHash, from: NodeId, member: bool) -> bool {
+    /// Whether what `from` announced is to be fetched now; it counts until [`Fetching::done`].
+    fn begin(&mut self, moment: Timestamp, said: Said, from: NodeId, member: bool) -> bool {
+        if self.bad.contains(&said) || self.now.contains_key(&said) || self.lost.get(&said).is_some_and(|until| *until > moment) {
+            return false;
+        }
         let count = |fits: &dyn Fn(&(NodeId, bool)) -> bool| self.now.values().filter(|fetch| fits(fetch)).count();
         let room = self.now.len() < AT_ONCE
             && count(&|(node, _)| *node == from) < AT_ONCE_EACH
             && (member || count(&|(_, member)| !member) < AT_ONCE_STRANGERS);
-        if !room || self.bad.contains(&blob) || self.now.contains_key(&blob) {
-            return false;
+        if room {
+            self.waiting.remove(&said);
+            self.now.insert(said, (from, member));
+        } else if self.waiting.len() < REMEMBERED_MAX {
+            self.waiting.insert(said, from);
         }
-        self.now.insert(blob, (from, member));
-        true
+        room
     }
 
-    fn done(&mut self, blob: BlobHash, ended: &Result<(), TakeError>) {
-        self.now.remove(&blob);
-        self.lost.remove(&blob);
-        let remember = match ended {
-            Err(TakeError::Bad(_)) => &mut self.bad,
-            Err(TakeError::Lost(_)) => &mut self.lost,
-            _ => return,
-        };
-        if remember.len() >= BAD_MAX {
-            remember.clear();
+    fn done(&mut self, moment: Timestamp, said: Said, ended: &Result<(), TakeError>) {
+        self.now.remove(&said);
+        self.lost.retain(|_, until| *until > moment);
+        if matches!(ended, Err(TakeError::Bad(_))) {
+            if self.bad.len() >= REMEMBERED_MAX {
+                self.bad.clear();
+            }
+            self.bad.insert(said);
+        } else {
+            // Also what was taken: nothing is done twice at once, whatever comes of it.
+            if self.lost.len() >= REMEMBERED_MAX {
+                self.lost.clear();
+            }
+            self.lost.insert(said, moment + ASK_AGAIN);
         }
-        remember.insert(blob);
+    }
+
+    /// There is a newer charter: what the one before could not vouch for may be good.
+    fn charter_changed(&mut self) {
+        self.bad.clear();
     }
 }
 
@@ -109,15 +135,19 @@ impl Daemon {
         self.notice(network, NodeId(record.author_key()), metadata.clone());
     }
 
-    /// Looks through all that was announced: what there was no room for, or no charter to check it with.
+    /// Looks through all that was announced: what there was no room for, or no charter to check it with. The newest first.
     pub(super) fn review_metadata(self: &Arc<Self>, network: &Arc<Network>) {
         let found = self.engines.ask(&network.id, |engine| announced(engine).map(|(node, metadata)| (node, metadata.clone())).collect());
-        let all: Vec<(NodeId, Metadata)> = found.unwrap_or_default();
+        let mut all: Vec<(NodeId, Metadata)> = found.unwrap_or_default();
+        let waiting = std::mem::take(&mut network.fetching().waiting);
+        all.extend(
+            waiting
+                .into_iter()
+                .map(|((role, version, blob, length), from)| (from, Metadata { role: BoundedString::cut(&role), version, blob, length })),
+        );
+        all.sort_by_key(|(_, metadata)| std::cmp::Reverse(metadata.version));
         for (node, metadata) in all {
-            let lost = network.fetching().lost.contains(&metadata.blob);
-            if !lost {
-                self.notice(network, node, metadata);
-            }
+            self.notice(network, node, metadata);
         }
     }
 
@@ -125,11 +155,12 @@ impl Daemon {
         if !is_newer(network, &metadata) {
             return;
         }
+        // While the network is being joined nobody is known to be a member, and so nobody is held to be less than one.
         let member = self.engines.ask(&network.id, |engine| {
             let members = engine.members();
             members.operator_of(&from).is_some_and(|operator| members.branch_of(&operator).is_some())
         });
-        if !network.fetching().begin(metadata.blob, from, member == Some(true)) {
+        if !network.fetching().begin(now(), said(&metadata), from, member != Some(false)) {
             return;
         }
         let (daemon, network) = (self.clone(), network.clone());
@@ -138,7 +169,7 @@ impl Daemon {
             if let Err(error) = &taken {
                 tracing::warn!(role = %&*metadata.role, version = metadata.version, from = %from.short(), %error, "metadata can't be taken");
             }
-            network.fetching().done(metadata.blob, &taken);
+            network.fetching().done(now(), said(&metadata), &taken);
             daemon.review_metadata(&network);
         });
     }
@@ -165,6 +196,9 @@ impl Daemon {
         if &*metadata.role == CHARTER_ROLE {
             let parts = CharterParts::from_bundle(&bytes).map_err(|error| TakeError::Bad(error.into()))?;
             let charter = Charter::verify(network.id, parts, now()).map_err(|error| TakeError::Bad(error.into()))?;
+            if charter.version() != metadata.version {
+                return Err(TakeError::Bad(anyhow::anyhow!("it is version {} of the charter", charter.version())));
+            }
             self.adopt_charter(network, charter).await.map_err(TakeError::Here)?;
             let entries = self.home.networks().map_err(|error| TakeError::Here(error.into()))?;
             if let Some(entry) = entries.into_iter().find(|entry| entry.id == network.id) {
@@ -174,6 +208,9 @@ impl Daemon {
         }
         let charter = network.charter().ok_or_else(|| TakeError::Here(anyhow::anyhow!("the charter is not known yet")))?;
         let release = Release::verify(&bytes, &charter, now()).map_err(|error| TakeError::Bad(error.into()))?;
+        if release.version() != metadata.version || metadata.role.strip_prefix(RELEASE_ROLE) != Some(&**release.channel()) {
+            return Err(TakeError::Bad(anyhow::anyhow!("it is release {} of {}", release.version(), &**release.channel())));
+        }
         self.adopt_release(network, release).await.map_err(TakeError::Here)
     }
 
@@ -206,6 +243,8 @@ impl Daemon {
         }
         self.announce_metadata(network, CHARTER_ROLE.into(), charter.version(), blob, length);
         tracing::info!(network = %network.name, version = charter.version(), "charter taken");
+        network.fetching().charter_changed();
+        self.review_metadata(network);
         Ok(())
     }
 
@@ -231,15 +270,9 @@ impl Daemon {
 
     /// Whether a newer release of `channel` than is known here was announced and is being fetched.
     pub(super) fn awaits_release(&self, network: &Network, channel: &str) -> bool {
-        let newer: Vec<BlobHash> = self
-            .engines
-            .ask(&network.id, |engine| {
-                let newer = announced(engine).filter(|(_, metadata)| metadata.role.strip_prefix(RELEASE_ROLE) == Some(channel));
-                newer.filter(|(_, metadata)| is_newer(network, metadata)).map(|(_, metadata)| metadata.blob).collect()
-            })
-            .unwrap_or_default();
+        let version = network.release(channel).map_or(0, |release| release.version());
         let fetching = network.fetching();
-        newer.iter().any(|blob| fetching.now.contains_key(blob))
+        fetching.now.keys().any(|(role, announced, ..)| role.strip_prefix(RELEASE_ROLE) == Some(channel) && *announced > version)
     }
 }
 
@@ -276,25 +309,44 @@ fn is_newer(network: &Network, metadata: &Metadata) -> bool {
 mod tests {
     use super::*;
 
-    fn blob(n: usize) -> BlobHash {
-        BlobHash::of(&n.to_le_bytes())
-    }
     fn node(n: usize) -> NodeId {
-        NodeId(*blob(n).as_bytes())
+        NodeId(*BlobHash::of(&n.to_le_bytes()).as_bytes())
+    }
+    fn said(n: usize) -> Said {
+        (CHARTER_ROLE.into(), 7, BlobHash::of(&n.to_le_bytes()), 100)
     }
 
     /// However many keys strangers have, what a member announces is fetched.
     #[test]
     fn strangers_leave_room_for_members() {
         let mut fetching = Fetching::default();
-        assert!(fetching.begin(blob(0), node(0), false) && !fetching.begin(blob(0), node(1), true), "one blob is one fetch");
-        assert!(fetching.begin(blob(1), node(0), false) && !fetching.begin(blob(2), node(0), false), "one announcer has two");
-        let begun = (10..100).filter(|n| fetching.begin(blob(*n), node(*n), false)).count();
+        let at = Timestamp(5);
+        assert!(fetching.begin(at, said(0), node(0), false) && !fetching.begin(at, said(0), node(1), true), "one thing is one fetch");
+        assert!(fetching.begin(at, said(1), node(0), false) && !fetching.begin(at, said(2), node(0), false), "one announcer has two");
+        assert_eq!(fetching.waiting.len(), 1, "what has no room is not forgotten");
+        let begun = (10..100).filter(|n| fetching.begin(at, said(*n), node(*n), false)).count();
         assert_eq!(begun, AT_ONCE_STRANGERS - 2);
-        let begun = (100..200).filter(|n| fetching.begin(blob(*n), node(*n), true)).count();
+        let begun = (100..200).filter(|n| fetching.begin(at, said(*n), node(*n), true)).count();
         assert_eq!(begun, AT_ONCE - AT_ONCE_STRANGERS);
-        fetching.done(blob(1), &Err(TakeError::Bad(anyhow::anyhow!("forged"))));
-        assert!(!fetching.begin(blob(1), node(7), true), "what was bad stays bad");
-        assert!(fetching.begin(blob(201), node(0), false));
+        for n in 1000..9000 {
+            fetching.begin(at, said(n), node(n), false);
+        }
+        assert_eq!(fetching.waiting.len(), REMEMBERED_MAX);
+    }
+
+    /// A lie about a blob is remembered of the lie, not of the blob.
+    #[test]
+    fn what_was_bad_or_lost_is_that_announcement_and_no_other() {
+        let mut fetching = Fetching::default();
+        let (lie, truth) = (said(1), ("release/nightly".to_owned(), 7, said(1).2, 100));
+        let at = Timestamp(5);
+        assert!(fetching.begin(at, lie.clone(), node(0), true));
+        fetching.done(at, lie.clone(), &Err(TakeError::Bad(anyhow::anyhow!("no charter"))));
+        assert!(!fetching.begin(at, lie.clone(), node(1), true) && fetching.begin(at, truth.clone(), node(1), true));
+        fetching.done(at, truth.clone(), &Err(TakeError::Lost(anyhow::anyhow!("nobody has it"))));
+        assert!(!fetching.begin(at, truth.clone(), node(2), true));
+        assert!(fetching.begin(at + ASK_AGAIN, truth, node(2), true), "it may be there later");
+        fetching.charter_changed();
+        assert!(fetching.begin(at, lie, node(1), true), "a newer charter may vouch for it");
     }
 }

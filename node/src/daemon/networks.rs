@@ -20,6 +20,9 @@ use super::relay::Relay;
 use crate::home::NetworkEntry;
 use crate::platform::Platform;
 
+/// How soon records are compared again of which some found no room, and how often in a row: strangers may well flood.
+const COMPARE_AGAIN: Duration = Duration::from_millis(500);
+const COMPARISONS_MAX: u32 = 3;
 /// How many records are verified in one go, on a worker thread.
 const VERIFY_TOGETHER: usize = 64;
 
@@ -35,6 +38,8 @@ pub(super) struct Network {
     pub releases: RwLock<BTreeMap<String, Arc<Release>>>,
     fetching: Mutex<Fetching>,
     relay: Mutex<Relay>,
+    /// Whether a record found no room since the last comparison with a peer, and how often that was so in a row.
+    no_room: Mutex<(bool, u32)>,
     /// Held while a charter or a release is taken: of two that come at once, the older must not be the last.
     pub taking: tokio::sync::Mutex<()>,
 }
@@ -48,6 +53,7 @@ impl Network {
             releases: RwLock::default(),
             fetching: Mutex::default(),
             relay: Mutex::default(),
+            no_room: Mutex::default(),
             taking: tokio::sync::Mutex::default(),
         }
     }
@@ -59,6 +65,15 @@ impl Network {
     /// What is being fetched.
     pub(super) fn fetching(&self) -> MutexGuard<'_, Fetching> {
         self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether records are to be compared again at once: a member's records came before the word that it is one, and were
+    /// taken for a stranger's, of whom few are kept.
+    fn compare_again(&self) -> bool {
+        let mut no_room = self.no_room.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = std::mem::take(&mut no_room.0) && no_room.1 < COMPARISONS_MAX;
+        no_room.1 = if again { no_room.1 + 1 } else { 0 };
+        again
     }
 
     /// Whether a record that can't be judged is passed on.
@@ -144,6 +159,8 @@ impl Daemon {
                     Err(error) => tracing::warn!(%error, "a stored record is bad; it is left out"),
                 }
             }
+            // Who is who first: the records of those whom no member vouches for are bounded.
+            records.sort_by_key(|record| !record.kind().by_operator());
             let results: Vec<Vec<u8>> = store.meta_scan(&result_prefix(&id), 10_000)?.into_iter().map(|(_, value)| value).collect();
             Ok((records, results))
         })
@@ -162,7 +179,6 @@ impl Daemon {
         }
         engine.hand_back_lost(moment);
         self.engines.add(network.id, engine);
-        self.review_metadata(network);
         // What was heard before the charter was known could not be kept.
         for peer in self.net.peers().await {
             if peer.networks.contains(&network.id) {
@@ -183,7 +199,7 @@ impl Daemon {
                     NetEvent::Record { network, bytes, from, via } => records.push((network, bytes, from, via)),
                     NetEvent::PeerConnected { networks, .. } | NetEvent::AddressesChanged { networks } => self.remember_peers(networks),
                     // Its records stand before it in this queue.
-                    NetEvent::Synced { network, .. } => synced.push(network),
+                    NetEvent::Synced { network, node, .. } => synced.push((network, node)),
                     NetEvent::Misbehaved { node, what } => tracing::warn!(node = %node.short(), %what, "a peer misbehaved"),
                     _ => {}
                 }
@@ -191,8 +207,16 @@ impl Daemon {
             if !records.is_empty() {
                 self.take_records(records).await;
             }
-            for network in synced {
-                self.engines.with(&network, |engine, now| engine.handle(now, Input::Synced));
+            for (network, node) in synced {
+                if self.networks().get(&network).is_some_and(|network| network.compare_again()) {
+                    let net = self.net.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(COMPARE_AGAIN).await;
+                        net.sync_with(network, node).await.map(drop)
+                    });
+                } else {
+                    self.engines.with(&network, |engine, now| engine.handle(now, Input::Synced));
+                }
             }
         }
     }
@@ -220,6 +244,10 @@ impl Daemon {
                         Some(Reception::Unauthorised(reason)) => {
                             tracing::debug!(from = %from.short(), reason, "refused a record");
                             Verdict::Reject
+                        }
+                        Some(Reception::OverQuota) => {
+                            network.no_room.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
+                            Verdict::Ignore
                         }
                         // Joining: nothing is known of who may say what, but others may know.
                         None => network.pass_on(record.author_key()),

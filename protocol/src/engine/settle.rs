@@ -1,12 +1,13 @@
 //! Actions: who builds their slots, what was attested, and what the verdict is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::graph::{JobFacts, JobIndex, Limits, Packed};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId};
 use crate::policy::Policy;
 use crate::record::Payload;
-use crate::record::payload::SlotNo;
+use crate::record::payload::{LeaseRef, SlotNo};
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::verdict::{Attestation, Branch, Verdict, VerdictState, verdict};
@@ -311,10 +312,9 @@ impl Engine {
         let attempts = self.board.retries(action).filter(|record| {
             let Payload::Retry(retry) = record.payload() else { return false };
             let Some(batch) = self.batches.get(&retry.batch) else { return false };
-            let by = NodeId(record.author_key());
-            let operator = self.members.operator_of(&by);
-            by.0 == batch.record.author_key()
-                || operator.is_some_and(|operator| self.params.grants.may_submit(&operator, &batch.batch().channel))
+            // Not whoever wrote the batch: anybody can write one, and name in a Retry whatever actions there are.
+            let operator = self.members.operator_of(&NodeId(record.author_key()));
+            operator.is_some_and(|operator| self.params.grants.may_submit(&operator, &batch.batch().channel))
         });
         u16::try_from(attempts.count()).unwrap_or(ATTEMPTS_MAX).min(ATTEMPTS_MAX) * ATTEMPT_STRIDE
     }
@@ -329,16 +329,21 @@ impl Engine {
 
     fn revealed(&self, action: Place) -> Vec<(Place, Attestation)> {
         let mut revealed = Vec::new();
+        // Gathered once there is a reveal, of which most looks at an action find none.
+        let committed = std::cell::OnceCell::new();
         for (author, record) in self.board.about(action) {
             let Payload::Reveal(reveal) = record.payload() else { continue };
             let Some(operator) = self.voice(author).operator else { continue };
-            let mut said = self.board.about(action).filter(|(other, _)| *other == author);
-            let opened = std::cell::OnceCell::new();
-            let fits = said.any(|(_, other)| {
-                matches!(other.payload(), Payload::Commitment(commitment)
-                    if commitment.lease == reveal.lease && commitment.commitment == *opened.get_or_init(|| reveal.opens(&operator)))
+            let committed: &BTreeSet<(Place, LeaseRef, [u8; 32])> = committed.get_or_init(|| {
+                let commitments = self.board.about(action).filter_map(|(author, record)| match record.payload() {
+                    Payload::Commitment(commitment) => Some((author, commitment.lease, commitment.commitment)),
+                    _ => None,
+                });
+                commitments.collect()
             });
-            if fits {
+            let of_lease = (author, reveal.lease, [0; 32])..=(author, reveal.lease, [255; 32]);
+            // The hash of what was revealed is computed only where something was committed to.
+            if committed.range(of_lease).next().is_some() && committed.contains(&(author, reveal.lease, reveal.opens(&operator))) {
                 revealed.push((author, Attestation::of(operator, reveal)));
             }
         }

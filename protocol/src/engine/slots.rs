@@ -60,8 +60,11 @@ impl Engine {
             state.jobs.get(of_batch).filter(|(batch, _)| *batch == claim.batch)?;
             let admitted = if slot.is_arbiter() { voice.trusted } else { demand.admits(&voice) };
             let branch = voice.branch.unwrap_or(operator);
+            if !admitted || taken.contains(&branch) {
+                return None;
+            }
             let committed = heard.commitments.iter().find(|(by, _, commitment)| by == author && commitment.lease == claim.lease);
-            (admitted && !taken.contains(&branch)).then(|| ClaimView {
+            Some(ClaimView {
                 epoch: claim.lease.epoch,
                 batch: claim.batch,
                 draw: [0; 32],

@@ -11,7 +11,7 @@ use barnraiser_bootstrap::substream::{Behaviour, Lane, Opener, frame};
 use barnraiser_bootstrap::{BlobAccess, Limits, Multiaddr, Net, NetConfig, PeerId, RecordSource, Topic, swarm};
 use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
-use barnraiser_protocol::record::payload::{Batch, Priority, Retry};
+use barnraiser_protocol::record::payload::{Batch, Metadata, Priority, Retry};
 use barnraiser_protocol::record::{Payload, RECORD_BYTES_MAX, Record, SharedRecord};
 use barnraiser_protocol::sync::{ItemSet, SYNC_PROTOCOL, Window};
 use barnraiser_protocol::time::Timestamp;
@@ -276,6 +276,19 @@ async fn records_of_strangers_and_of_other_networks_have_no_effect() {
     wait_refusals(&ada, 2);
     assert!(log(&ada).contains("record of network 0909090909"), "{}", log(&ada));
     assert_eq!(network_of(&ada.status().unwrap()).1, before, "a record of another network is kept");
+
+    // What is there under another version's number is looked at once and not again and again.
+    let entry = barnraiser_node::home::Home::at(ada.root()).unwrap().networks().unwrap().remove(0);
+    let bundle = entry.charter.unwrap().parts().to_bundle().unwrap();
+    let role = "charter".try_into().unwrap();
+    let (blob, length) = (BlobHash::of(&bundle), bundle.len() as u64);
+    let lie = stranger.record(network, Payload::Metadata(Metadata { role, version: u64::MAX, blob, length }));
+    stranger.gossip(lie.bytes().to_vec()).await;
+    let said = || log(&ada).matches("metadata can't be taken").count();
+    wait("the lie is noticed", SOON, || Ok((said() > 0).then_some(()))).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(said(), 1);
+    let before = before + 1;
 
     // Its own network's, by somebody who may not submit. Certificates may come later, so it is not thrown away at once.
     stranger.gossip(stranger.record(network, stranger.batch()).bytes().to_vec()).await;

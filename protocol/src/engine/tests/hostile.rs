@@ -65,6 +65,24 @@ fn a_claim_for_a_batch_that_does_not_ask_for_the_action_is_void() {
     assert!(net.started.iter().any(|(who, order)| *who == victim && order.lease == lease), "the builder stopped");
 }
 
+/// Anybody can write a Batch, and a Retry that names it and somebody else's actions: whoever builds goes on.
+#[test]
+fn a_strangers_retry_through_a_batch_of_its_own_begins_no_attempt() {
+    let mut net = Net::new(4, Policy::small(), one_job());
+    net.submit();
+    net.run(Duration::from_millis(1));
+    let builds = net.started.len();
+    let action = net.started[0].1.lease.action;
+    let stranger = operator_key(77);
+    let record = |net: &Net, payload| Record::author(&stranger, NETWORK, 1, net.now, net.now + DAY, payload).unwrap();
+    let own = record(&net, Payload::Batch(net_batch(&net).into()));
+    tell(&mut net, &own);
+    let retry = Retry { batch: own.id().into(), actions: vec![action].try_into().unwrap() };
+    let retry = record(&net, Payload::Retry(retry));
+    tell(&mut net, &retry);
+    assert_eq!((net.engines[0].attempt_first_slot(&action), net.started.len()), (0, builds));
+}
+
 /// What is fetched is bounded before it is fetched.
 #[test]
 fn a_graph_that_is_too_large_is_never_asked_for() {
