@@ -17,7 +17,7 @@ use crate::record::{AuthorError, Payload, Record, RecordError, SharedRecord};
 use crate::time::Timestamp;
 use crate::trust::ArmourError;
 use crate::trust::armour;
-use crate::trust::name::{NameError, NetworkName, TargetName, channel_name};
+use crate::trust::name::{NETWORK_NAME_MAX, NameError, NetworkName, TargetName, channel_name};
 
 /// The most addresses in a ticket.
 pub const BOOTSTRAP_MAX: usize = 8;
@@ -304,6 +304,8 @@ impl FromStr for FetchTarget {
                 let (ticket, rest) = rest.split_once('/').ok_or_else(form)?;
                 (Some(Ticket::parse(ticket)?), rest)
             }
+            // A ticket whose `barn:` was left out is longer than any name, and the form is what is wrong with it.
+            None if text.starts_with("barn1") && text.find('/').is_some_and(|end| end > NETWORK_NAME_MAX) => return Err(form()),
             None => (None, text),
         };
         let parts: Vec<&str> = rest.splitn(4, '/').collect();

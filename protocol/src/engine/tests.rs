@@ -38,6 +38,19 @@ fn node_key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[100 + n; 32])
 }
 
+/// What every build here was like.
+fn particulars() -> Particulars {
+    Particulars {
+        log: None,
+        log_length: 0,
+        wall_ms: 1,
+        cpu_ms: 1,
+        memory_peak: 0,
+        fingerprint: BoundedString::cut("linux"),
+        sandbox: BoundedString::cut("none"),
+    }
+}
+
 fn facts() -> Facts {
     Facts { os: "linux".into(), arch: "x86_64".into(), isa: "x86-64-v3".into(), features: BTreeSet::new() }
 }
@@ -204,15 +217,7 @@ impl Net {
             } else {
                 Outcome::Success { tree }
             };
-            let particulars = Particulars {
-                log: None,
-                log_length: 0,
-                wall_ms: 1,
-                cpu_ms: 1,
-                memory_peak: 0,
-                fingerprint: BoundedString::cut("linux"),
-                sandbox: BoundedString::cut("none"),
-            };
+            let particulars = particulars();
             let again = order.twice.then(|| match self.again {
                 Again::Unlike => Outcome::Success { tree: BlobHash([8; 32]) },
                 Again::Lost(whose) if whose == who => Outcome::Failure { class: FailureClass::Lost, stage: BoundedString::cut("build") },

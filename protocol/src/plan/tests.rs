@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -146,16 +146,17 @@ proptest! {
     }
 }
 
-/// As many steps as 29 images have. The bounds are loose, for slow and busy machines; the benchmark has the figures.
+/// As many steps as 29 images have; how long it takes is the benchmark's to say. A change of one job comes to what planning
+/// everything anew comes to.
 #[test]
-fn nine_thousand_jobs_are_planned_at_once() {
+fn change_among_nine_thousand_jobs_is_as_if_all_were_planned_anew() {
     let mut images: Vec<Graph> = (0..29).map(|device| image(&format!("device-{device}"))).collect();
-    let start = Instant::now();
     let mut planner = Planner::new(&images, minute);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(planner.in_order().count(), 110 + 29 * 200);
-    images[0].jobs[0].epoch += 1;
-    let start = Instant::now();
-    planner.replace(0, &images[0].jobs[0], Duration::from_secs(60));
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    // A package, which no other image shares.
+    images[0].jobs[120].epoch += 1;
+    planner.replace(120, &images[0].jobs[120], minute(&images[0].jobs[120]));
+    let anew = Planner::new(&images, minute);
+    assert_eq!(planner.keys(), anew.keys());
+    assert!(planner.in_order().eq(anew.in_order()));
 }

@@ -133,6 +133,7 @@ fn what_cannot_be_fetched_says_why() {
     assert!(matches!(parse("nightly/"), FetchTargetError::Name(_)));
     assert!(matches!(parse("barn:barn1xyz/nightly/x"), FetchTargetError::Ticket(_)));
     assert!(matches!(parse(&format!("barn:{}/oak/nightly/x", ticket(None))), FetchTargetError::Form(_)));
+    assert!(matches!(parse(&format!("{}/nightly/x", ticket(None))), FetchTargetError::Form(_)), "the `barn:` of a link was left out");
 }
 
 proptest! {

@@ -163,17 +163,8 @@ fn equal_bytes_of_a_rebuilt_input_cut_the_work_off() {
     assert_eq!(first, second);
     let tree = net.engines[0].batches.keys().filter(|id| **id != second).find_map(|id| net.engines[0].job(id, JobIndex(0)));
     let outcome = tree.unwrap().verdict.unwrap().outcome.unwrap();
-    let particulars = Particulars {
-        log: None,
-        log_length: 0,
-        wall_ms: 1,
-        cpu_ms: 1,
-        memory_peak: 0,
-        fingerprint: BoundedString::cut("linux"),
-        sandbox: BoundedString::cut("none"),
-    };
     let now = net.now;
-    net.engines[who].handle(now, Input::Finished { lease: order.lease, outcome, again: None, particulars });
+    net.engines[who].handle(now, Input::Finished { lease: order.lease, outcome, again: None, particulars: particulars() });
     net.deliver();
     assert_eq!(net.engines[0].batch_result(&second), Some(true), "the rest was not known to be built");
     assert_eq!(net.engines[0].board.of_kind(Kind::Reveal).count(), reveals + 1);
