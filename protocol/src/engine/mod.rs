@@ -11,9 +11,11 @@
 //! reveals for this node. Actions and authors are named by their places on the board inside, and by their ids outside.
 
 pub mod board;
+mod crowd;
 pub mod io;
 mod jobs;
 pub mod lease;
+mod propagation;
 pub mod query;
 mod queue;
 mod rest;
@@ -83,6 +85,7 @@ pub struct Engine {
     unsettled: BTreeSet<Place>,
     settling: bool,
     desk: work::Desk,
+    crowd: crowd::Crowd,
     parked: BTreeMap<(Timestamp, RecordId), SharedRecord>,
     timers: BTreeMap<Timer, Timestamp>,
     timeline: BTreeSet<(Timestamp, Timer)>,
@@ -113,6 +116,7 @@ impl Engine {
             unsettled: BTreeSet::new(),
             settling: false,
             desk: work::Desk::default(),
+            crowd: crowd::Crowd::default(),
             parked: BTreeMap::new(),
             timers: BTreeMap::new(),
             timeline: BTreeSet::new(),
@@ -160,7 +164,7 @@ impl Engine {
             Inserted::New => Reception::New,
         };
         self.meet_authors();
-        self.desk.hear(now, record);
+        self.desk.propagation.hear(now, record.issued());
         let replaced = self.board.take_replaced();
         if !replaced.is_empty() {
             self.outputs.push_back(Output::Forget(replaced.iter().map(|record| record.id()).collect()));
@@ -192,6 +196,7 @@ impl Engine {
             Payload::HandBack(back) => back.leases.iter().for_each(|told| self.look_again(now, &told.lease.action)),
             Payload::Commitment(commitment) => self.settle_named(now, &commitment.lease.action),
             Payload::Reveal(reveal) => self.settle_named(now, &reveal.lease.action),
+            Payload::Presence(_) => self.crowd.vanish(&NodeId(record.author_key())),
             _ => {}
         }
     }
@@ -258,7 +263,8 @@ impl Engine {
                     self.arm_earlier(Timer::Seek, now);
                 }
             }
-            Payload::Presence(_) | Payload::Have(_) | Payload::JoinRequest(_) | Payload::Metadata(_) => {}
+            Payload::Presence(presence) => self.crowd.appear(NodeId(record.author_key()), presence),
+            Payload::Have(_) | Payload::JoinRequest(_) | Payload::Metadata(_) => {}
         }
     }
 

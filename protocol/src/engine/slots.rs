@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 use crate::verdict::{Branch, VerdictState};
 
 use super::Engine;
-use super::io::Timer;
+use super::io::{Capacity, Timer};
 use super::lease::{ClaimView, SlotState, Tenure, draw, resolve};
 use super::settle::{ActionState, Demand};
 
@@ -92,34 +92,53 @@ impl Engine {
 
     pub(super) fn update_slots(&mut self, now: Timestamp, action: Place, demand: Option<&Demand>) {
         let Some(demand) = demand else {
-            if let Some(state) = self.state_mut(action) {
-                state.slots = Vec::new();
-                state.open_since = Vec::new();
-            }
+            self.put_slots(now, action, Vec::new(), None);
             return self.wake_at(action, None);
         };
         let computed = self.slots_at(now, action, demand);
         let avoid = self.desk.avoided(&self.board.action_id(action)).filter(|until| *until > now);
         let until = computed.until.into_iter().chain(avoid).min();
-        let Some(state) = self.state_mut(action) else { return };
-        if computed.settled {
+        self.put_slots(now, action, if computed.settled { Vec::new() } else { computed.slots }, Some(demand));
+        if computed.settled
+            && let Some(state) = self.state_mut(action)
+        {
             state.attested = Vec::new();
-            state.slots = Vec::new();
-            state.open_since = Vec::new();
-        } else {
-            state
-                .open_since
-                .retain(|(slot, _)| computed.slots.iter().any(|(no, state)| no == slot && matches!(state, SlotState::Open { .. })));
-            for (slot, slot_state) in &computed.slots {
-                if let SlotState::Open { since, .. } = slot_state
-                    && !state.open_since.iter().any(|(no, _)| no == slot)
-                {
-                    state.open_since.push((*slot, since.unwrap_or(now).min(now)));
-                }
-            }
-            state.slots = computed.slots;
         }
         self.wake_at(action, until.map(|until| until.max(now + Duration::from_millis(1))));
+    }
+
+    /// Notes what the slots of an action are, who is busy with them, and since when they are open.
+    fn put_slots(&mut self, now: Timestamp, action: Place, slots: Vec<(SlotNo, SlotState)>, demand: Option<&Demand>) {
+        let id = self.board.action_id(action);
+        let held = |slots: &[(SlotNo, SlotState)]| -> Vec<(LeaseRef, NodeId)> {
+            let held = slots.iter().filter_map(|(slot, state)| match state {
+                SlotState::Held(tenure) => Some((LeaseRef { action: id, slot: *slot, epoch: tenure.epoch }, tenure.node)),
+                _ => None,
+            });
+            held.collect()
+        };
+        let Some(state) = self.state_mut(action) else { return };
+        let (before, after) = (held(&state.slots), held(&slots));
+        if slots.is_empty() {
+            state.open_since = Vec::new();
+        }
+        state.open_since.retain(|(slot, _)| slots.iter().any(|(no, state)| no == slot && matches!(state, SlotState::Open { .. })));
+        for (slot, slot_state) in &slots {
+            if let SlotState::Open { since, .. } = slot_state
+                && !state.open_since.iter().any(|(no, _)| no == slot)
+            {
+                state.open_since.push((*slot, since.unwrap_or(now).min(now)));
+            }
+        }
+        state.slots = slots;
+        for (lease, _) in before.iter().filter(|lease| !after.contains(lease)) {
+            self.crowd.release(lease);
+        }
+        let facts = demand.and_then(|demand| Some((demand.facts()?.cores, demand.limits.memory)));
+        for (lease, node) in after.into_iter().filter(|lease| !before.contains(lease)) {
+            let (cores, memory) = facts.unwrap_or_default();
+            self.crowd.hold(now, lease, node, Capacity { cores, memory });
+        }
     }
 
     /// The slots of an action, as this node sees them.

@@ -35,7 +35,8 @@ impl Engine {
         self.voices.get(author as usize).copied().unwrap_or_default()
     }
 
-    fn find_voice(&self, node: &NodeId) -> Voice {
+    /// Who answers for a node.
+    pub(super) fn find_voice(&self, node: &NodeId) -> Voice {
         let Some(operator) = self.members.operator_of(node) else { return Voice::default() };
         let branch = self.members.branch_of(&operator).map(|branch| branch.0);
         Voice { operator: Some(operator), branch, trusted: self.members.is_trusted(&operator) }

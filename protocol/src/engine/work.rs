@@ -15,7 +15,7 @@ use crate::record::payload::{
     Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal,
     SlotNo,
 };
-use crate::record::{Kind, Payload, SharedRecord};
+use crate::record::{Kind, Payload};
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::verdict::{Verdict, verdict};
@@ -23,6 +23,7 @@ use crate::verdict::{Verdict, verdict};
 use super::Engine;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
 use super::lease::SlotState;
+use super::propagation::Propagation;
 use super::settle::Demand;
 use turn::Turn;
 
@@ -32,10 +33,6 @@ const PRESENCE_LIFETIME: Duration = Duration::from_secs(900);
 const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
 /// Commitments and reveals are kept so long: half a year, until seals gather them (DESIGN section 5).
 const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
-/// The first guess of the time that a record takes to reach the others.
-const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
-/// Bounds of the measured propagation time; clocks that differ make nonsense of single measurements.
-const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
 /// How long a node that was restarted waits to hear what it missed, before it takes work by what it knew.
@@ -58,7 +55,7 @@ struct OwnLease {
 }
 
 /// What this node has in hand.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Desk {
     leases: BTreeMap<LeaseRef, OwnLease>,
     results: BTreeMap<LeaseRef, OwnResult>,
@@ -67,7 +64,7 @@ pub(super) struct Desk {
     free: Capacity,
     /// Since when so much is free.
     free_since: Timestamp,
-    propagation: Duration,
+    pub(super) propagation: Propagation,
     /// Until when this node, after a restart, expects to hear what it missed.
     behind_until: Option<Timestamp>,
     announced: Option<(Timestamp, Presence)>,
@@ -75,33 +72,7 @@ pub(super) struct Desk {
     left: bool,
 }
 
-impl Default for Desk {
-    fn default() -> Self {
-        Self {
-            leases: BTreeMap::new(),
-            results: BTreeMap::new(),
-            avoid: BTreeMap::new(),
-            free: Capacity::default(),
-            free_since: Timestamp::default(),
-            propagation: PROPAGATION_GUESS,
-            behind_until: None,
-            announced: None,
-            left: false,
-        }
-    }
-}
-
 impl Desk {
-    /// Learns from a record how long records take, as a moving average.
-    pub fn hear(&mut self, now: Timestamp, record: &SharedRecord) {
-        // Only records that were just made tell anything: others come by anti-entropy.
-        let age = now.since(record.issued());
-        if age < PROPAGATION_BOUNDS.1 {
-            let mean = (self.propagation * 7 + age) / 8;
-            self.propagation = mean.clamp(PROPAGATION_BOUNDS.0, PROPAGATION_BOUNDS.1);
-        }
-    }
-
     /// Until when this node leaves an action alone.
     pub fn avoided(&self, action: &ActionId) -> Option<Timestamp> {
         self.avoid.get(action).copied()
@@ -134,9 +105,9 @@ impl Engine {
         self.desk.results.values()
     }
 
-    /// The measured time that a record takes to reach this node.
+    /// The measured mean time that a record takes to reach this node.
     pub const fn propagation(&self) -> Duration {
-        self.desk.propagation
+        self.desk.propagation.mean()
     }
 
     pub(super) fn set_capacity(&mut self, now: Timestamp, free: Capacity) {
@@ -498,14 +469,18 @@ impl Engine {
         if self.desk.left || self.operator().is_none() {
             return; // the last word is spoken, or nobody can make anything of it
         }
-        let lend = &self.config.lend;
+        let (lend, own) = (&self.config.lend, self.in_use());
         let facts = &self.config.facts;
+        let room = Capacity {
+            cores: self.desk.free.cores.saturating_add(own.cores).min(lend.cores),
+            memory: self.desk.free.memory.saturating_add(own.memory).min(lend.memory),
+        };
         let presence = Presence {
             accepting: self.is_willing(),
             arbiter_only: lend.arbiter_only,
-            free_cores: self.desk.free.cores,
+            free_cores: room.cores,
             cores: lend.cores,
-            free_memory_mib: u32::try_from(self.desk.free.memory >> 20).unwrap_or(u32::MAX),
+            free_memory_mib: u32::try_from(room.memory >> 20).unwrap_or(u32::MAX),
             os: BoundedString::cut(&facts.os),
             arch: BoundedString::cut(&facts.arch),
             isa: BoundedString::cut(&facts.isa),

@@ -158,11 +158,11 @@ pub struct Presence {
     pub accepting: bool,
     /// Whether it takes only the work of an arbiter.
     pub arbiter_only: bool,
-    /// Cores lent and not in use.
+    /// Cores lent and not in use but for leases of this network: those are known to everybody.
     pub free_cores: u16,
     /// Cores lent.
     pub cores: u16,
-    /// Memory lent and not in use, in MiB.
+    /// Memory lent and not in use but for leases of this network, in MiB.
     pub free_memory_mib: u32,
     /// Operating system, as [`crate::action::Environment::os`].
     pub os: BoundedString<16>,

@@ -1,18 +1,22 @@
 //! Whose turn it is to claim: an order that all come to alike, as far as they know of each other, so that claims seldom
 //! meet (DESIGN section 6).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::id::{NodeId, OperatorId};
-use crate::platform::Facts;
+use crate::id::{ActionId, NodeId, OperatorId};
+use crate::policy::Policy;
 use crate::record::payload::{LeaseRef, SlotNo};
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::verdict::Branch;
 
 use super::super::Engine;
+use super::super::crowd::Fit;
+use super::super::io::Capacity;
 use super::super::lease::{Draws, SlotState};
 use super::super::settle::Demand;
+use super::super::voices::Voice;
 
 /// When this node may claim what.
 #[derive(Debug, Clone, Copy)]
@@ -25,15 +29,27 @@ pub(super) struct Turn {
     pub at: Timestamp,
 }
 
-/// Operators that could take a slot.
+/// So many operators are told apart by their rank; who seems to stand behind them waits until these have had their turn,
+/// and only then looks who stands where. Ten thousand nodes that see a job become ready compute one draw each.
+const RANKS: u32 = 16;
+/// Who keeps taking other work before it is its turn puts others off by no more than so many ranks.
+const PUT_OFF_RANKS_MAX: u32 = 8;
+/// So many machines are looked at one by one to see whether any that is busy would go before this one.
+const BUSY_LOOKED_AT: usize = 32;
+
+/// Operators that stand before this node for a slot.
 #[derive(Debug, Default)]
-struct Rivals {
-    /// With a node that has room for it now; this node's own among them.
-    idle: BTreeSet<OperatorId>,
-    /// Whose nodes were all busy when they were last heard of.
-    busy: BTreeSet<OperatorId>,
+struct Ahead {
+    /// How many have room for it now.
+    idle: u32,
+    /// How many have room for it, with those behind this node.
+    of: u32,
+    /// The first of all.
+    first: Option<OperatorId>,
+    /// Whether any was busy when it was last heard of.
+    busy: bool,
     /// Other idle machines of this node's operator that stand before this one.
-    siblings_ahead: usize,
+    siblings: u32,
 }
 
 impl Engine {
@@ -64,7 +80,6 @@ impl Engine {
             return None;
         }
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
-        let quantum = self.desk.propagation * 2;
         let mut assigned = BTreeSet::new();
         let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
@@ -72,41 +87,126 @@ impl Engine {
             if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *ended) {
                 continue;
             }
-            let rivals = self.rivals(place, *slot, &demand);
             let draws = Draws::new(&nonce, action, *slot);
-            let mut order: Vec<([u8; 32], OperatorId)> = rivals
-                .idle
-                .into_iter()
-                .filter(|operator| !assigned.contains(operator))
-                .map(|operator| (draws.of(&operator), operator))
-                .collect();
-            order.sort();
-            if let Some((_, first)) = order.first() {
-                assigned.insert(*first);
-            }
-            let Some(rank) = order.iter().position(|(_, operator)| *operator == me) else { continue };
-            let own = order[rank].0;
-            // Another machine of this operator has the same rank: one of them goes first, the others after everybody.
-            let rank = rank + order.len() * rivals.siblings_ahead;
-            let mut wait = quantum.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX));
-            // Who seems busy may have become free at this moment, as this node has. Draws spread those over the ready jobs.
-            if rivals.busy.iter().any(|operator| draws.of(operator) < own) {
-                wait += quantum * u32::from(own[0]) / 256;
-            }
-            // Who let the lease lapse leaves it to others first.
-            if *lapsed == Some(me) {
-                wait += self.params.lease_ttl * 2;
-            }
             let open_since = state.open_since.iter().find(|(no, _)| no == slot).map(|(_, since)| *since);
             let since = open_since.unwrap_or(now).max(self.desk.free_since);
+            let Some(mut at) = self.slot_turn(now, place, *slot, &demand, &draws, since, &mut assigned) else { continue };
+            // Who let the lease lapse leaves it to others first.
+            if *lapsed == Some(me) {
+                at = at + self.params.lease_ttl * 2;
+            }
             // By this node's clock, which may be behind the last holder's: a claim from before the end of a lease is void.
-            let at = (since + wait).max(ended.unwrap_or_default());
+            let at = at.max(ended.unwrap_or_default());
             // The slot whose turn comes first; of several, that with the lowest number.
             if best.is_none_or(|best| at < best.at) {
                 best = Some(Turn { slot: *slot, epoch: *epoch, at });
             }
         }
         best
+    }
+
+    /// From when on this node may claim a slot that has been open, and this node free, since `since`; `None` where it may
+    /// not. Who stands first for one slot of an action is `assigned` and not counted for the others.
+    #[allow(clippy::too_many_arguments)]
+    fn slot_turn(
+        &self,
+        now: Timestamp,
+        place: Place,
+        slot: SlotNo,
+        demand: &Demand,
+        draws: &Draws,
+        since: Timestamp,
+        assigned: &mut BTreeSet<OperatorId>,
+    ) -> Option<Timestamp> {
+        let me = self.operator()?;
+        let facts = demand.facts()?;
+        let need = Capacity { cores: facts.cores, memory: demand.limits.memory };
+        let fit = Fit { environment: &facts.environment, need, arbiter: slot.is_arbiter() };
+        let entry = self.entry(place, slot, demand)?;
+        if !entry.admits(&self.find_voice(&self.node)) || (self.config.lend.arbiter_only && !slot.is_arbiter()) {
+            return None;
+        }
+        let own = draws.of(&me);
+        let share = f64::from(u32::from_be_bytes([own[0], own[1], own[2], own[3]])) / f64::from(u32::MAX);
+        let patience = self.desk.propagation.patience();
+        let idle = self.crowd.idle_len(fit);
+        let mut since = since;
+        if idle > 2 * RANKS as usize && share * idle as f64 > f64::from(RANKS) {
+            since = since + patience * RANKS;
+            if now < since {
+                return Some(since);
+            }
+        }
+        let ahead = self.ahead(&entry, fit, draws, &own, assigned);
+        assigned.extend(ahead.first);
+        // Another machine of this operator has the same rank: one of them goes first, the others after everybody.
+        let rank = ahead.idle + ahead.of * ahead.siblings;
+        // Who stood before this node and has taken something else leaves the slot to the next, but nobody has heard of that
+        // at the same moment: ranks are waited for anew.
+        if rank > 0 {
+            let (window, latest) = (patience * RANKS, since + patience * PUT_OFF_RANKS_MAX);
+            let from = since.max(Timestamp(now.0.saturating_sub(u64::try_from(window.as_millis()).unwrap_or(0))));
+            let put_off = self.crowd.busy_since(from, fit).find(|(_, node)| entry.goes_before(node, self, draws, &own));
+            if let Some((at, _)) = put_off {
+                since = since.max(at.min(latest));
+            }
+        }
+        let mut wait = patience.saturating_mul(rank);
+        // Who seems busy may have become free at this moment, as this node has. Draws spread those over the ready jobs.
+        if ahead.busy {
+            wait += patience.mul_f64(share);
+        }
+        Some(since + wait)
+    }
+
+    /// Who stands before the node whose draw is `own`.
+    fn ahead(&self, entry: &Entry, fit: Fit<'_>, draws: &Draws, own: &[u8; 32], assigned: &BTreeSet<OperatorId>) -> Ahead {
+        let me = self.operator();
+        let mut ahead = Ahead::default();
+        let mut seen: BTreeMap<OperatorId, [u8; 32]> = me.map(|me| (me, *own)).into_iter().collect();
+        let turn_of = |node: &NodeId| *blake3::hash(&[node.0.as_slice(), entry.action.as_bytes()].concat()).as_bytes();
+        for node in self.crowd.idle(fit).filter(|node| *node != self.node) {
+            let Some(operator) = self.eligible(entry, &node) else { continue };
+            if Some(operator) == me {
+                ahead.siblings += u32::from(turn_of(&node) < turn_of(&self.node));
+            } else if !assigned.contains(&operator) {
+                seen.entry(operator).or_insert_with(|| draws.of(&operator));
+            }
+        }
+        ahead.of = u32::try_from(seen.len()).unwrap_or(u32::MAX);
+        ahead.idle = u32::try_from(seen.values().filter(|draw| *draw < own).count()).unwrap_or(u32::MAX);
+        ahead.first = seen.iter().min_by_key(|(_, draw)| **draw).map(|(operator, _)| *operator);
+        ahead.busy = if self.crowd.len(fit) > BUSY_LOOKED_AT {
+            self.crowd.len(fit) > seen.len()
+        } else {
+            self.crowd.busy(fit).any(|node| node != self.node && entry.goes_before(&node, self, draws, own))
+        };
+        ahead
+    }
+
+    /// Who may take a slot; `None` where the action is not known.
+    fn entry(&self, place: Place, slot: SlotNo, demand: &Demand) -> Option<Entry> {
+        let state = self.state(place)?;
+        let action = self.board.action_id(place);
+        let closed_to = if slot.is_arbiter() {
+            let committed =
+                self.board.commitments(&action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
+            committed.map(|operator| self.branch(&operator)).collect()
+        } else {
+            state.slots.iter().filter_map(|(_, state)| Some(self.branch(&state.tenure()?.operator))).collect()
+        };
+        Some(Entry {
+            action,
+            arbiter: slot.is_arbiter(),
+            policies: demand.policies.iter().map(|(_, policy)| policy.clone()).collect(),
+            closed_to,
+        })
+    }
+
+    /// The operator of a node that may take the slot.
+    fn eligible(&self, entry: &Entry, node: &NodeId) -> Option<OperatorId> {
+        let voice = self.board.author(&node.0).map(|author| self.voice(author))?;
+        voice.operator.filter(|_| entry.admits(&voice))
     }
 
     /// Whether this node has claimed the lease since it could be: once is enough, and if that claim did not win, no
@@ -117,49 +217,26 @@ impl Engine {
             record.author_key() == self.node.0 && claim.lease == lease && since.is_none_or(|since| record.issued() >= since)
         })
     }
+}
 
-    /// Operators that could take the slot, as far as this node knows.
-    fn rivals(&self, place: Place, slot: SlotNo, demand: &Demand) -> Rivals {
-        let mut rivals = Rivals::default();
-        let (Some(state), Some(facts)) = (self.state(place), demand.facts()) else { return rivals };
-        let action = self.board.action_id(place);
-        let committed = self.board.commitments(&action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
-        let attested: BTreeSet<Branch> = committed.map(|operator| self.branch(&operator)).collect();
-        let held: BTreeSet<Branch> = state.slots.iter().filter_map(|(_, state)| Some(self.branch(&state.tenure()?.operator))).collect();
-        let admitted =
-            |operator: &OperatorId| demand.policies.iter().any(|(_, policy)| crate::verdict::may_vote(&self.members, operator, policy));
-        let may = |operator: &OperatorId| {
-            if slot.is_arbiter() {
-                self.members.is_trusted(operator) && !attested.contains(&self.branch(operator))
-            } else {
-                admitted(operator) && !held.contains(&self.branch(operator))
-            }
-        };
-        let me = self.operator();
-        let turn_of = |node: &NodeId| *blake3::hash(&[node.0.as_slice(), action.as_bytes()].concat()).as_bytes();
-        for (node, _, presence) in self.board.presences() {
-            let able = node != self.node
-                && presence.accepting
-                && (slot.is_arbiter() || !presence.arbiter_only)
-                && presence.cores >= facts.cores
-                && Facts::met_by(presence, &facts.environment);
-            let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
-            let idle = presence.free_cores >= facts.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
-            if idle {
-                rivals.siblings_ahead += usize::from(Some(operator) == me && turn_of(&node) < turn_of(&self.node));
-                rivals.idle.insert(operator)
-            } else {
-                rivals.busy.insert(operator)
-            };
-        }
-        let lend = &self.config.lend;
-        if let Some(me) = me
-            && may(&me)
-            && (slot.is_arbiter() || !lend.arbiter_only)
-        {
-            rivals.idle.insert(me);
-        }
-        rivals.busy.retain(|operator| !rivals.idle.contains(operator));
-        rivals
+/// Who may take a slot.
+struct Entry {
+    action: ActionId,
+    arbiter: bool,
+    policies: Vec<Arc<Policy>>,
+    /// Branches that hold other slots, or attested what is in dispute.
+    closed_to: BTreeSet<Branch>,
+}
+
+impl Entry {
+    fn admits(&self, voice: &Voice) -> bool {
+        let Some(branch) = voice.branch.or(voice.operator) else { return false };
+        let may = if self.arbiter { voice.trusted } else { self.policies.iter().any(|policy| voice.may_vote(policy)) };
+        may && !self.closed_to.contains(&branch)
+    }
+
+    /// Whether the operator of a node may take the slot and drew less than `own`.
+    fn goes_before(&self, node: &NodeId, engine: &Engine, draws: &Draws, own: &[u8; 32]) -> bool {
+        engine.eligible(self, node).is_some_and(|operator| draws.of(&operator) < *own)
     }
 }
