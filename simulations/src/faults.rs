@@ -66,7 +66,7 @@ impl Plan {
             lost: dice.between(0.0, 0.2),
             skew_minutes: if dice.chance(0.5) { dice.between(0.0, 0.9) } else { dice.between(0.9, 6.0) },
             batches: 1 + dice.below(3),
-            jobs: 3 + dice.below(10),
+            jobs: 3 + dice.below(10 + nodes / 10),
             policy: dice.pick(&policies).clone(),
             lease_ttl: Duration::from_secs(if dice.chance(0.5) { 180 } else { 60 }),
             calm: false,

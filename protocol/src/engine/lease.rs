@@ -1,13 +1,13 @@
 //! Who holds a slot: a pure function of the claims and of the signs of life on it (DESIGN section 6).
 //!
-//! Epochs form a chain from 1. A claim for the next epoch counts only if the lease before it had ended when the claim
-//! was issued: given back, or without a sign of life for one TTL. Within an epoch the lowest batch, then the lowest
+//! Epochs form a chain from 1. A claim for the next epoch counts only if it cites the lease before it, and that had ended
+//! when the claim was issued: given back, or without a sign of life for one TTL. Within an epoch the lowest batch, then the lowest
 //! draw wins, so everyone who knows the same records names the same holder.
 
 use std::time::Duration;
 
 use crate::id::{ActionId, BatchId, NodeId, OperatorId, RecordId};
-use crate::record::payload::SlotNo;
+use crate::record::payload::{ClaimTag, SlotNo};
 use crate::time::Timestamp;
 
 /// A claim, with what the engine knows about it.
@@ -21,13 +21,15 @@ pub struct ClaimView {
     pub draw: [u8; 32],
     /// The Claim.
     pub record: RecordId,
+    /// The claim that it cites.
+    pub follows: ClaimTag,
     /// Who holds the lease if it wins.
     pub node: NodeId,
     /// Who answers for the node.
     pub operator: OperatorId,
     /// When it was issued.
     pub issued: Timestamp,
-    /// When the node last renewed this very lease.
+    /// When the node last renewed this very lease, as far as its Renewal or its Commitment tell.
     pub renewed: Option<Timestamp>,
     /// When the node gave this very lease back.
     pub handed_back: Option<Timestamp>,
@@ -75,6 +77,8 @@ pub enum SlotState {
     Open {
         /// The epoch that a claim must name.
         epoch: u32,
+        /// The claim that it must cite.
+        follows: ClaimTag,
         /// Since when, if it was held before.
         since: Option<Timestamp>,
         /// Who let it lapse, if anybody did.
@@ -102,13 +106,14 @@ pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, ttl: Duration) -> Slo
     let mut holder: Option<&ClaimView> = None;
     for claim in &claims {
         let next = holder.map_or(1, |holder| holder.epoch.saturating_add(1));
+        let cited = holder.map_or_else(ClaimTag::default, |holder| ClaimTag::of(&holder.record));
         // Sorted, so the first valid claim of an epoch is its winner; later ones of that epoch no longer match `next`.
-        if claim.epoch == next && holder.is_none_or(|holder| holder.had_ended(claim.issued, ttl)) {
+        if claim.epoch == next && claim.follows == cited && holder.is_none_or(|holder| holder.had_ended(claim.issued, ttl)) {
             holder = Some(claim);
         }
     }
     let Some(claim) = holder else {
-        return SlotState::Open { epoch: 1, since: None, lapsed: None };
+        return SlotState::Open { epoch: 1, follows: ClaimTag::default(), since: None, lapsed: None };
     };
     let until = claim.last_sign() + ttl;
     let tenure = Tenure {
@@ -123,12 +128,12 @@ pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, ttl: Duration) -> Slo
     if claim.committed.is_some() {
         return SlotState::Closed(tenure);
     }
-    let epoch = claim.epoch.saturating_add(1);
+    let (epoch, follows) = (claim.epoch.saturating_add(1), ClaimTag::of(&claim.record));
     if let Some(at) = claim.handed_back {
-        return SlotState::Open { epoch, since: Some(at), lapsed: None };
+        return SlotState::Open { epoch, follows, since: Some(at), lapsed: None };
     }
     if until <= now {
-        return SlotState::Open { epoch, since: Some(until), lapsed: Some(claim.operator) };
+        return SlotState::Open { epoch, follows, since: Some(until), lapsed: Some(claim.operator) };
     }
     SlotState::Held(tenure)
 }
@@ -179,6 +184,8 @@ mod tests {
             batch: BatchId([0; 32]),
             draw: [who; 32],
             record: RecordId([who ^ 0x55; 32]),
+            // Where a test says nothing else, operator 3 had the first lease.
+            follows: if epoch == 1 { ClaimTag::default() } else { ClaimTag([3 ^ 0x55; 4]) },
             node: NodeId([who; 32]),
             operator: OperatorId([who; 32]),
             issued: Timestamp(issued_s * 1000),
@@ -223,7 +230,10 @@ mod tests {
     #[test]
     fn lease_without_a_sign_of_life_is_open_for_the_next_epoch() {
         let state = resolve(vec![claim(1, 3, 0)], at(180), TTL);
-        assert_eq!(state, SlotState::Open { epoch: 2, since: Some(at(180)), lapsed: Some(OperatorId([3; 32])) });
+        assert_eq!(
+            state,
+            SlotState::Open { epoch: 2, follows: ClaimTag([3 ^ 0x55; 4]), since: Some(at(180)), lapsed: Some(OperatorId([3; 32])) }
+        );
         assert!(matches!(resolve(vec![claim(1, 3, 0)], at(179), TTL), SlotState::Held(_)));
     }
 
@@ -269,23 +279,38 @@ mod tests {
         assert_eq!(holder(&resolve(vec![done, claim(2, 7, 400)], at(501), TTL)), (7, 2));
     }
 
+    /// Two parts of a network had a holder each; the one whose claim wins when they join may still build, whatever was
+    /// claimed after the other's lapsed.
+    #[test]
+    fn claim_that_follows_another_claim_than_the_winner_is_void() {
+        let mut after = claim(2, 7, 190);
+        after.follows = ClaimTag::of(&claim(1, 5, 0).record);
+        let claims = vec![claim(1, 3, 0), claim(1, 5, 0), after.clone()];
+        assert!(matches!(resolve(claims.clone(), at(191), TTL), SlotState::Open { epoch: 2, .. }));
+        after.follows = ClaimTag::of(&claim(1, 3, 0).record);
+        assert_eq!(holder(&resolve(vec![claim(1, 3, 0), claim(1, 5, 0), after], at(191), TTL)), (7, 2));
+    }
+
     #[test]
     fn epoch_that_does_not_follow_is_void() {
         let state = resolve(vec![claim(4_000_000_000, 7, 0)], at(1), TTL);
-        assert_eq!(state, SlotState::Open { epoch: 1, since: None, lapsed: None });
+        assert_eq!(state, SlotState::Open { epoch: 1, follows: ClaimTag::default(), since: None, lapsed: None });
     }
 
     proptest! {
         /// The holder is a function of the set of claims.
         #[test]
         fn order_of_arrival_does_not_matter(
-            claims in proptest::collection::vec((1u32..4, 1u8..6, 0u64..1000, proptest::option::of(0u64..1000)), 0..12),
+            claims in proptest::collection::vec((1u32..4, 1u8..6, 0u64..1000, proptest::option::of(0u64..1000), 0u8..12), 0..12),
             now in 0u64..2000, rotate in 0usize..12,
         ) {
-            let views: Vec<ClaimView> = claims.iter().enumerate().map(|(index, (epoch, who, issued, renewed))| {
+            let views: Vec<ClaimView> = claims.iter().enumerate().map(|(index, (epoch, who, issued, renewed, follows))| {
                 let mut view = claim(*epoch, *who, *issued);
                 view.record = RecordId([u8::try_from(index).unwrap_or(0); 32]);
                 view.renewed = renewed.map(at);
+                if *epoch > 1 {
+                    view.follows = ClaimTag([*follows; 4]);
+                }
                 view
             }).collect();
             let mut turned = views.clone();

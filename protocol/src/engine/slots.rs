@@ -69,10 +69,14 @@ impl Engine {
                 batch: claim.batch,
                 draw: [0; 32],
                 record: record.id(),
+                follows: claim.follows,
                 node: NodeId(record.author_key()),
                 operator,
                 issued: record.issued(),
-                renewed: self.board.renewed_by(*author, &claim.lease),
+                renewed: self
+                    .board
+                    .renewed_by(*author, &claim.lease)
+                    .max(committed.map(|(_, record, said)| said.renewed_at(record.issued()))),
                 handed_back: self.board.handed_back_by(*author, &claim.lease),
                 committed: committed.map(|(_, record, _)| record.issued()),
             })

@@ -15,7 +15,7 @@ use crate::record::payload::{
     Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal,
     SlotNo,
 };
-use crate::record::{Kind, Payload};
+use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::verdict::{Verdict, verdict};
@@ -139,7 +139,7 @@ impl Engine {
         self.desk.avoid.retain(|_, until| *until > now);
         loop {
             match self.next_claim(now) {
-                Ok((action, turn)) => self.claim(now, action, turn.slot, turn.epoch),
+                Ok((action, turn)) => self.claim(now, action, turn),
                 Err(again) => {
                     if let Some(again) = again {
                         self.arm_earlier(Timer::Seek, again);
@@ -225,7 +225,8 @@ impl Engine {
         }
     }
 
-    fn claim(&mut self, now: Timestamp, place: Place, slot: SlotNo, epoch: u32) {
+    fn claim(&mut self, now: Timestamp, place: Place, turn: Turn) {
+        let Turn { slot, epoch, follows, .. } = turn;
         let (Some(demand), Some(state)) = (self.demand(place), self.state(place)) else { return };
         let action = self.board.action_id(place);
         let Some(whole) = self.action_at(place) else {
@@ -253,7 +254,7 @@ impl Engine {
         self.arm_earlier(Timer::Renew, now + self.params.lease_ttl / 3);
         let batch = demand.batch;
         let lifetime = Kind::Claim.lifetime_max();
-        if self.author(now, Payload::Claim(Claim { lease, batch }), lifetime).is_some() && self.desk.leases.contains_key(&lease) {
+        if self.author(now, Payload::Claim(Claim { lease, batch, follows }), lifetime).is_some() && self.desk.leases.contains_key(&lease) {
             self.outputs.push_back(Output::Start(order));
         }
     }
@@ -405,8 +406,17 @@ impl Engine {
         let result = OwnResult { lease, outcome, again, salt, particulars };
         self.outputs.push_back(Output::PersistResult(result.clone()));
         self.desk.results.insert(lease, result);
-        self.author(now, Payload::Commitment(Commitment { lease, commitment }), EVIDENCE_LIFETIME);
+        self.commit(now, lease, commitment);
         self.seek_work(now);
+    }
+
+    fn commit(&mut self, now: Timestamp, lease: LeaseRef, commitment: [u8; 32]) {
+        let own = |(record, claim): &(&SharedRecord, &Claim)| record.author_key() == self.node.0 && claim.lease == lease;
+        let claimed = self.board.claims(&lease.action, lease.slot).find(own).map(|(record, _)| record.issued());
+        let sign = self.board.renewed(&self.node, &lease).max(claimed);
+        let ago = now.since(sign.unwrap_or(now));
+        let renewed_ago_ms = u32::try_from(ago.as_millis()).unwrap_or(u32::MAX);
+        self.author(now, Payload::Commitment(Commitment { lease, commitment, renewed_ago_ms }), EVIDENCE_LIFETIME);
     }
 
     fn reveal(&mut self, now: Timestamp, lease: LeaseRef) {
@@ -428,7 +438,7 @@ impl Engine {
             .any(|(record, commitment)| record.author_key() == self.node.0 && commitment.lease == lease);
         if !committed && let Some(operator) = self.operator() {
             let commitment = result.outcome.commitment(result.again.as_ref(), &operator, &result.salt);
-            self.author(now, Payload::Commitment(Commitment { lease, commitment }), EVIDENCE_LIFETIME);
+            self.commit(now, lease, commitment);
         }
         self.look_again(now, &lease.action);
     }

@@ -100,6 +100,19 @@ pub struct Retry {
     pub actions: BoundedVec<ActionId, 64>,
 }
 
+/// The first bytes of the id of a Claim, by which the claim for the next epoch cites it. They are few because whoever makes
+/// two claims with the same ones gains what it would have without citing: a claim that follows either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClaimTag(pub [u8; 4]);
+
+impl ClaimTag {
+    /// Of the Claim with that id.
+    pub fn of(claim: &RecordId) -> Self {
+        Self(std::array::from_fn(|byte| claim.0[byte]))
+    }
+}
+
 /// Takes a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -107,6 +120,9 @@ pub struct Claim {
     pub lease: LeaseRef,
     /// The batch that it is built for.
     pub batch: BatchId,
+    /// The claim of the epoch before, whose lease has ended; zero in the first epoch. Where another of that epoch turns out
+    /// to have won, this one is void.
+    pub follows: ClaimTag,
 }
 
 /// How far a leased build is.
@@ -211,6 +227,16 @@ pub struct Commitment {
     pub lease: LeaseRef,
     /// [`Outcome::commitment`].
     pub commitment: [u8; 32],
+    /// Milliseconds since the lease was last renewed, or claimed where it never was: a Renewal is forgotten soon after the
+    /// next, and who claimed the slot too early would then look as if it had not.
+    pub renewed_ago_ms: u32,
+}
+
+impl Commitment {
+    /// When the lease was last renewed, or claimed, by a Commitment issued at `issued`.
+    pub fn renewed_at(&self, issued: Timestamp) -> Timestamp {
+        Timestamp(issued.0.saturating_sub(self.renewed_ago_ms.into()))
+    }
 }
 
 /// Opens a commitment.

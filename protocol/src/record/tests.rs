@@ -8,7 +8,7 @@ const NETWORK: NetworkId = NetworkId([1; 32]);
 
 fn claim() -> Payload {
     let lease = LeaseRef { action: ActionId([2; 32]), slot: SlotNo(1), epoch: 3 };
-    Payload::Claim(Claim { lease, batch: BatchId([4; 32]) })
+    Payload::Claim(Claim { lease, batch: BatchId([4; 32]), follows: ClaimTag::default() })
 }
 
 fn record() -> SharedRecord {

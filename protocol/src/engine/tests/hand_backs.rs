@@ -69,7 +69,7 @@ fn a_restart_keeps_what_was_handed_back() {
     }
     let lost = LeaseRef { action: crate::id::ActionId([5; 32]), slot: SlotNo(0), epoch: 1 };
     let batch = *again.batches.keys().next().unwrap();
-    again.handle(net.now, Input::Author(Payload::Claim(Claim { lease: lost, batch }), DAY));
+    again.handle(net.now, Input::Author(Payload::Claim(Claim { lease: lost, batch, follows: ClaimTag::default() }), DAY));
     again.hand_back_lost(net.now);
     net.engines[first] = again;
     net.run(Duration::from_secs(5));

@@ -29,7 +29,7 @@ fn commitments_of_those_who_have_no_vote_open_nothing() {
         let certificate =
             Record::author(&stranger, NETWORK, 1, net.now, Timestamp::MAX, Payload::NodeCertificate(certificate.into())).unwrap();
         tell(&mut net, &certificate);
-        let payload = Payload::Commitment(Commitment { lease, commitment: [n; 32] });
+        let payload = Payload::Commitment(Commitment { lease, commitment: [n; 32], renewed_ago_ms: 0 });
         let commitment = Record::author(&machine, NETWORK, 1, net.now, net.now + DAY, payload).unwrap();
         tell(&mut net, &commitment);
     }
@@ -59,7 +59,7 @@ fn a_claim_for_a_batch_that_does_not_ask_for_the_action_is_void() {
         .unwrap();
     assert!(BatchId::from(low.id()) < batch);
     tell(&mut net, &low);
-    let payload = Payload::Claim(Claim { lease, batch: low.id().into() });
+    let payload = Payload::Claim(Claim { lease, batch: low.id().into(), follows: ClaimTag::default() });
     let claim = Record::author(&node_key(u8::try_from(thief).unwrap()), NETWORK, 1, net.now, net.now + DAY, payload).unwrap();
     tell(&mut net, &claim);
     assert!(net.started.iter().any(|(who, order)| *who == victim && order.lease == lease), "the builder stopped");
@@ -106,7 +106,7 @@ fn what_is_built_on_a_candidate_is_not_verified_to_the_ground() {
     net.lies.insert(cheat);
     // The honest one commits and is cut off: the other's word stands alone.
     let order = net.started[1].1.clone();
-    let payload = Payload::Commitment(Commitment { lease: order.lease, commitment: [9; 32] });
+    let payload = Payload::Commitment(Commitment { lease: order.lease, commitment: [9; 32], renewed_ago_ms: 0 });
     let commitment = Record::author(&node_key(u8::try_from(honest).unwrap()), NETWORK, 9, net.now, net.now + DAY, payload).unwrap();
     net.dead.insert(honest);
     tell(&mut net, &commitment);

@@ -48,7 +48,8 @@ fn lease_that_ended_in_this_nodes_future_is_claimed_when_that_has_come() {
     let lease = LeaseRef { action, slot: SlotNo(0), epoch: 1 };
     let (claimed, ended) = (net.now + Duration::from_secs(30), net.now + Duration::from_secs(40));
     let back = HandBack { leases: vec![HandedBack { lease, at: ended }].try_into().unwrap() };
-    for (at, payload) in [(claimed, Payload::Claim(Claim { lease, batch })), (ended, Payload::HandBack(back))] {
+    for (at, payload) in [(claimed, Payload::Claim(Claim { lease, batch, follows: ClaimTag::default() })), (ended, Payload::HandBack(back))]
+    {
         let record = Record::author(&node_key(1), NETWORK, at.0, at, at + DAY, payload).unwrap();
         assert_eq!(net.engines[2].receive(net.now, &record), Reception::New);
     }
@@ -187,7 +188,7 @@ fn slot_is_judged_without_what_has_expired() {
     rest(&mut net, 2, true);
     let batch = net.submit();
     let lease = LeaseRef { action: net.job(0, &batch, 0).action.unwrap(), slot: SlotNo(0), epoch: 1 };
-    let (now, claim) = (net.now, Payload::Claim(Claim { lease, batch }));
+    let (now, claim) = (net.now, Payload::Claim(Claim { lease, batch, follows: ClaimTag::default() }));
     let claim = Record::author(&node_key(1), NETWORK, now.0, now, now + Duration::from_secs(600), claim).unwrap();
     assert_eq!(net.engines[0].receive(now, &claim), Reception::New);
     net.run(Duration::from_secs(500));
@@ -218,4 +219,36 @@ fn slot_of_a_builder_that_died_before_it_revealed_is_offered_again() {
         net.finish_builds();
     }
     assert_eq!(net.job(0, &batch, 0).state, JobState::CrossVerified);
+}
+
+/// A Renewal is forgotten soon after the next one, which does not list a lease that ended in between. Who had claimed the
+/// slot too early then held it, for everyone, and nobody built.
+#[test]
+fn lease_that_was_renewed_stays_so_when_its_renewal_is_forgotten() {
+    let mut net = Net::new(4, single(), Graph { jobs: vec![job("zlib", &[])] });
+    for engine in 1..4 {
+        rest(&mut net, engine, true);
+    }
+    let batch = net.submit();
+    let action = net.job(3, &batch, 0).action.unwrap();
+    let lease = LeaseRef { action, slot: SlotNo(0), epoch: 1 };
+    let start = net.now;
+    let say = |node: u8, second: u64, payload| {
+        let at = start + Duration::from_secs(second);
+        Record::author(&node_key(node), NETWORK, at.0, at, at + DAY, payload).unwrap()
+    };
+    let claim = say(1, 0, Payload::Claim(Claim { lease, batch, follows: ClaimTag::default() }));
+    let follows = ClaimTag::of(&claim.id());
+    let early = say(2, 190, Payload::Claim(Claim { lease: LeaseRef { epoch: 2, ..lease }, batch, follows }));
+    let commitment = |renewed_ago_ms| say(1, 200, Payload::Commitment(Commitment { lease, commitment: [9; 32], renewed_ago_ms }));
+    for (renewed_ago_ms, holder) in [(100_000, 1), (200_000, 2)] {
+        let mut engine = restarted(&net, 3, |record| !matches!(record.kind(), Kind::Claim | Kind::Commitment));
+        starts(&net, &mut engine);
+        for record in [&claim, &early, &commitment(renewed_ago_ms)] {
+            engine.receive(start + Duration::from_secs(201), record);
+        }
+        let place = engine.board.action(&action).unwrap();
+        let slots = engine.slots_of(place);
+        assert_eq!(slots[0].1.tenure().unwrap().node, node_key(holder).node(), "{renewed_ago_ms}");
+    }
 }

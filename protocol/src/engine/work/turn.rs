@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::id::{ActionId, NodeId, OperatorId};
 use crate::policy::Policy;
-use crate::record::payload::{LeaseRef, SlotNo};
+use crate::record::payload::{ClaimTag, LeaseRef, SlotNo};
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::verdict::Branch;
@@ -25,6 +25,8 @@ pub(super) struct Turn {
     pub slot: SlotNo,
     /// The epoch that the claim must name.
     pub epoch: u32,
+    /// The claim that it must cite.
+    pub follows: ClaimTag,
     /// From when on.
     pub at: Timestamp,
 }
@@ -83,8 +85,8 @@ impl Engine {
         let mut assigned = BTreeSet::new();
         let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
-            let SlotState::Open { epoch, lapsed, since: ended } = slot_state else { continue };
-            if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *ended) {
+            let SlotState::Open { epoch, follows, lapsed, since: ended } = slot_state else { continue };
+            if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *follows, *ended) {
                 continue;
             }
             let draws = Draws::new(&nonce, action, *slot);
@@ -99,7 +101,7 @@ impl Engine {
             let at = at.max(ended.unwrap_or_default());
             // The slot whose turn comes first; of several, that with the lowest number.
             if best.is_none_or(|best| at < best.at) {
-                best = Some(Turn { slot: *slot, epoch: *epoch, at });
+                best = Some(Turn { slot: *slot, epoch: *epoch, follows: *follows, at });
             }
         }
         best
@@ -211,10 +213,13 @@ impl Engine {
 
     /// Whether this node has claimed the lease since it could be: once is enough, and if that claim did not win, no
     /// other of this node will.
-    fn claimed_already(&self, lease: LeaseRef, since: Option<Timestamp>) -> bool {
+    fn claimed_already(&self, lease: LeaseRef, follows: ClaimTag, since: Option<Timestamp>) -> bool {
         let mut claims = self.board.claims(&lease.action, lease.slot);
         claims.any(|(record, claim)| {
-            record.author_key() == self.node.0 && claim.lease == lease && since.is_none_or(|since| record.issued() >= since)
+            record.author_key() == self.node.0
+                && claim.lease == lease
+                && claim.follows == follows
+                && since.is_none_or(|since| record.issued() >= since)
         })
     }
 }

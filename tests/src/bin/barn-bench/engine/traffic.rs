@@ -20,8 +20,8 @@ use barnraiser_protocol::outcome::{Outcome, Particulars};
 use barnraiser_protocol::platform::Facts;
 use barnraiser_protocol::policy::Policy;
 use barnraiser_protocol::record::payload::{
-    Batch, Claim, Commitment, Invitation, Invitee, LeaseProgress, LeaseRef, NodeCertificate, OperatorCertificate, Presence, Priority,
-    Renewal, Reveal, SlotNo,
+    Batch, Claim, ClaimTag, Commitment, Invitation, Invitee, LeaseProgress, LeaseRef, NodeCertificate, OperatorCertificate, Presence,
+    Priority, Renewal, Reveal, SlotNo,
 };
 use barnraiser_protocol::record::{Payload, Record, SharedRecord};
 use barnraiser_protocol::time::Timestamp;
@@ -215,7 +215,7 @@ impl Traffic {
                 let builders = [turn % OPERATORS + 1, (turn + 1) % OPERATORS + 1];
                 let leases = [0, 1].map(|slot| LeaseRef { action, slot: SlotNo(slot), epoch: 1 });
                 for (builder, lease) in builders.into_iter().zip(leases) {
-                    speakers.say(at, false, builder, Payload::Claim(Claim { lease, batch: id }), DAY * 7)?;
+                    speakers.say(at, false, builder, Payload::Claim(Claim { lease, batch: id, follows: ClaimTag::default() }), DAY * 7)?;
                     speakers.held[builder].insert(lease);
                     speakers.presence(at, builder)?;
                     speakers.renewal(at, builder)?;
@@ -245,7 +245,7 @@ impl Traffic {
                 let lease = done.leases[slot];
                 speakers.held[builder].remove(&lease);
                 speakers.presence(at, builder)?;
-                speakers.say(at, false, builder, Payload::Commitment(Commitment { lease, commitment }), DAY * 180)?;
+                speakers.say(at, false, builder, Payload::Commitment(Commitment { lease, commitment, renewed_ago_ms: 0 }), DAY * 180)?;
             }
             half_done.push_back(done);
         }
