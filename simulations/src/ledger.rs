@@ -8,13 +8,17 @@ use barnraiser_protocol::record::payload::SlotNo;
 use barnraiser_protocol::record::{Kind, Payload, SharedRecord};
 use barnraiser_protocol::time::Timestamp;
 
+use crate::world::mesh::Spread;
+
 /// Counts.
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// Records that their authors gossiped, by type.
     pub records: BTreeMap<Kind, u64>,
-    /// Bytes of these, times the nodes that they are meant for.
+    /// Bytes of all copies of these that were sent, and of what comparisons brought.
     pub bytes: u64,
+    /// Milliseconds until 99 of 100 nodes had a record, of those that were gossiped.
+    pub spreads_ms: Vec<u64>,
     /// Records that reached a node, by gossip or comparison, known or not.
     pub received: u64,
     /// Records that a node refused.
@@ -56,10 +60,12 @@ impl Ledger {
         }
     }
 
-    /// A record goes out to all but its author.
-    pub fn sent(&mut self, record: &SharedRecord, nodes: usize) {
+    /// A record spreads.
+    pub fn sent(&mut self, record: &SharedRecord, spread: &Spread) {
         *self.records.entry(record.kind()).or_default() += 1;
-        self.bytes += record.bytes().len() as u64 * nodes.saturating_sub(1) as u64;
+        self.bytes += record.bytes().len() as u64 * spread.copies;
+        let nearly_all = spread.arrivals.len() * 99 / 100;
+        self.spreads_ms.extend(spread.arrivals.get(nearly_all).map(|arrival| arrival.after.as_millis() as u64));
     }
 
     /// A comparison brings a record.
@@ -81,8 +87,18 @@ impl Ledger {
 
     /// The median of the waits in milliseconds; 0 where nothing was claimed.
     pub fn wait_median_ms(&self) -> u64 {
-        let mut waits = self.waits_ms.clone();
-        waits.sort_unstable();
-        waits.get(waits.len() / 2).copied().unwrap_or(0)
+        share_of(&self.waits_ms, 0.5)
     }
+
+    /// The time in milliseconds within which 99 of 100 records were known to 99 of 100 nodes.
+    pub fn spread_ms(&self) -> u64 {
+        share_of(&self.spreads_ms, 0.99)
+    }
+}
+
+/// The value below which that share of all values lies; 0 where there are none.
+fn share_of(values: &[u64], share: f64) -> u64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    sorted.get(((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
 }

@@ -58,6 +58,7 @@ impl Report {
             figure("claims", ledger.count(Kind::Claim) as f64, "records"),
             figure("conflicts", ledger.conflict_share() * 100.0, "% of claims"),
             figure("ready_to_claimed", ledger.wait_median_ms() as f64, "ms, median"),
+            figure("known_to_99_percent", ledger.spread_ms() as f64, "ms, 99 of 100 records"),
             figure("builds", ledger.builds as f64, "builds"),
             figure("builds_ended", ledger.builds_ended as f64, "builds"),
             figure("builds_lost", ledger.builds_lost as f64, "builds"),

@@ -153,6 +153,11 @@ impl Crowd {
         room.cores >= fit.need.cores && room.memory >= fit.need.memory && self.could(node, fit)
     }
 
+    /// Number of machines that take work.
+    pub fn present(&self) -> usize {
+        self.peers.len()
+    }
+
     /// Number of machines with a core to spare that are of the kind that a build wants: at least those that could begin it
     /// now.
     pub fn idle_len(&self, fit: Fit<'_>) -> usize {

@@ -263,7 +263,11 @@ impl Engine {
                     self.arm_earlier(Timer::Seek, now);
                 }
             }
-            Payload::Presence(presence) => self.crowd.appear(NodeId(record.author_key()), presence),
+            Payload::Presence(_) => {
+                if let Some(author) = self.board.author(&record.author_key()) {
+                    self.sort_into_crowd(author);
+                }
+            }
             Payload::Have(_) | Payload::JoinRequest(_) | Payload::Metadata(_) => {}
         }
     }

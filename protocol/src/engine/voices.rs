@@ -2,7 +2,7 @@
 
 use crate::id::{NodeId, OperatorId};
 use crate::policy::{Policy, Voters};
-use crate::record::SharedRecord;
+use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::verdict::Branch;
 
@@ -78,12 +78,25 @@ impl Engine {
         let mut changed = false;
         for author in authors {
             let voice = self.find_voice(&NodeId(self.board.author_key(author)));
-            changed |= self.voices[author as usize] != voice;
-            self.voices[author as usize] = voice;
+            let before = std::mem::replace(&mut self.voices[author as usize], voice);
             if voice.branch.is_some() || voice.trusted {
                 self.board.vouch(author);
             }
+            if before != voice {
+                changed = true;
+                self.sort_into_crowd(author);
+            }
         }
         changed
+    }
+
+    /// Counts the author at a place among those who could build, if it says so and a member vouches for it: ten thousand
+    /// keys of nobody would make everyone wait for their turn.
+    pub(super) fn sort_into_crowd(&mut self, author: Place) {
+        let (node, voice) = (NodeId(self.board.author_key(author)), self.voice(author));
+        match self.board.latest_of(&node, Kind::Presence).map(|record| record.payload()) {
+            Some(Payload::Presence(presence)) if voice.branch.is_some() || voice.trusted => self.crowd.appear(node, presence),
+            _ => self.crowd.vanish(&node),
+        }
     }
 }

@@ -27,8 +27,12 @@ use super::propagation::Propagation;
 use super::settle::Demand;
 use turn::Turn;
 
-/// How long a Presence is in effect; it is said again at a third of that.
+/// How long a Presence is in effect, ...
 const PRESENCE_LIFETIME: Duration = Duration::from_secs(900);
+/// ... longer by so much for every machine that is present, so that in large networks about four are said a second, ...
+const PRESENCE_LIFETIME_EACH: Duration = Duration::from_millis(360);
+/// ... and this at most. It is said again after two thirds of that.
+const PRESENCE_LIFETIME_MAX: Duration = Duration::from_secs(3600);
 /// Changes of capacity are told at most this often.
 const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
 /// Commitments and reveals are kept so long: half a year, until seals gather them (DESIGN section 5).
@@ -344,7 +348,7 @@ impl Engine {
         self.desk.left = true;
         if self.operator().is_some() {
             // For as long as the one that it takes back: whoever still has that must not bring it back.
-            self.author(now, Payload::Presence(Presence::farewell().into()), PRESENCE_LIFETIME);
+            self.author(now, Payload::Presence(Presence::farewell().into()), PRESENCE_LIFETIME_MAX);
         }
     }
 
@@ -474,8 +478,14 @@ impl Engine {
         self.arm_earlier(Timer::Presence, at);
     }
 
+    fn presence_lifetime(&self) -> Duration {
+        let present = u32::try_from(self.crowd.present()).unwrap_or(u32::MAX);
+        PRESENCE_LIFETIME_EACH.saturating_mul(present).clamp(PRESENCE_LIFETIME, PRESENCE_LIFETIME_MAX)
+    }
+
     pub(super) fn announce_presence(&mut self, now: Timestamp) {
-        self.arm(Timer::Presence, now + PRESENCE_LIFETIME / 3);
+        let lifetime = self.presence_lifetime();
+        self.arm(Timer::Presence, now + lifetime * 2 / 3);
         if self.desk.left || self.operator().is_none() {
             return; // the last word is spoken, or nobody can make anything of it
         }
@@ -496,12 +506,12 @@ impl Engine {
             isa: BoundedString::cut(&facts.isa),
             features: facts.features_bounded(),
         };
-        let fresh = |(at, said): &(Timestamp, Presence)| *said == presence && now.since(*at) < PRESENCE_LIFETIME / 4;
+        let fresh = |(at, said): &(Timestamp, Presence)| *said == presence && now.since(*at) < lifetime / 2;
         if self.desk.announced.as_ref().is_some_and(fresh) {
             return;
         }
         self.desk.announced = Some((now, presence.clone()));
-        self.author(now, Payload::Presence(presence.into()), PRESENCE_LIFETIME);
+        self.author(now, Payload::Presence(presence.into()), lifetime);
     }
 
     /// The verdict of an action under the policy of a batch, computed anew.

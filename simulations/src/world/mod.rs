@@ -7,6 +7,7 @@
 
 pub mod disk;
 mod meeting;
+pub mod mesh;
 pub mod node;
 pub mod people;
 pub mod trace;
@@ -28,6 +29,7 @@ use crate::checks::Checks;
 use crate::dice::Dice;
 use crate::ledger::Ledger;
 use disk::Write;
+use mesh::{Arrival, Mesh};
 use node::{Build, Node};
 use trace::Trace;
 use weather::Weather;
@@ -106,6 +108,7 @@ pub struct World {
     pub compare_every: Duration,
     /// How many of the first nodes keep what is revealed for the others.
     pub holders: usize,
+    mesh: Mesh,
     agenda: BinaryHeap<Reverse<Entry>>,
     number: u64,
     dice: Dice,
@@ -116,6 +119,7 @@ impl World {
     pub fn new(nodes: Vec<Node>, weather: Weather, work: Work, params: Params, seed: u64) -> Self {
         Self {
             now: START,
+            mesh: Mesh::new(nodes.len(), seed),
             nodes,
             weather,
             work,
@@ -173,6 +177,7 @@ impl World {
         let seed = self.dice.bytes();
         self.nodes[node].start(&self.params, seed, self.now);
         self.trace.add(self.now, format_args!("start {node}"));
+        self.mesh.join(node);
         let life = self.nodes[node].life;
         self.at(self.now, Happening::Compare { node, life, first: true });
         self.pump(node);
@@ -185,6 +190,7 @@ impl World {
         }
         self.trace.add(self.now, format_args!("crash {node}"));
         self.ledger.builds_lost += self.nodes[node].builds.len() as u64;
+        self.mesh.leave(node);
         self.nodes[node].stop();
         self.nodes[node].disk.crash(&mut self.dice);
     }
@@ -327,16 +333,16 @@ impl World {
         }
     }
 
-    fn gossip(&mut self, from: usize, record: &SharedRecord) {
-        self.trace.add(self.now, format_args!("say {from} {:?} {}", record.kind(), record.id().short()));
-        self.ledger.sent(record, self.nodes.len());
-        for to in (0..self.nodes.len()).filter(|to| *to != from) {
-            let copies = if self.dice.chance(self.weather.duplicates) { 2 } else { 1 };
-            for _ in 0..copies {
-                if let Some(delay) = self.weather.carry(from, to, &mut self.dice) {
-                    self.after(delay, Happening::Arrival { from, to, record: record.clone() });
-                }
+    fn gossip(&mut self, author: usize, record: &SharedRecord) {
+        self.trace.add(self.now, format_args!("say {author} {:?} {}", record.kind(), record.id().short()));
+        let spread = self.mesh.spread(author, &self.weather);
+        self.ledger.sent(record, &spread);
+        for Arrival { after, to, from } in spread.arrivals {
+            if self.dice.chance(self.weather.duplicates) {
+                let again = after + self.weather.delay(from, to, &mut self.dice);
+                self.after(again, Happening::Arrival { from, to, record: record.clone() });
             }
+            self.after(after, Happening::Arrival { from, to, record: record.clone() });
         }
     }
 

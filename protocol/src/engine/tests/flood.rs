@@ -101,3 +101,21 @@ fn author_is_no_stranger_any_more_once_vouched_for() {
     assert_eq!(net.engines[0].receive(net.now, &certificate), Reception::New);
     assert_eq!(net.engines[0].receive(net.now, &have(9999, net.now)), Reception::New);
 }
+
+/// Who is nobody's guest is not waited for: a thousand machines of strangers that say they are idle would keep members
+/// from claiming until all these had had their turn.
+#[test]
+fn idle_machines_of_strangers_keep_nobody_from_work() {
+    let mut net = Net::new(3, Policy { quorum: 1, slots: 1, ..Policy::small() }, Graph { jobs: vec![job("zlib", &[])] });
+    let own = net.engines[1].board.latest_of(&node_key(1).node(), Kind::Presence).unwrap().payload().clone();
+    for n in 0..1000u32 {
+        let key = SecretKey::from_seed(blake3::hash(&n.to_le_bytes()).as_bytes());
+        let presence = Record::author(&key, NETWORK, 1, net.now, net.now + Duration::from_secs(900), own.clone()).unwrap();
+        for engine in &mut net.engines {
+            engine.receive(net.now, &presence);
+        }
+    }
+    net.submit();
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.started.len(), 1);
+}

@@ -1,0 +1,192 @@
+//! Who passes records on to whom: a mesh as gossipsub keeps it, with the figures of `bootstrap`'s swarm.
+//!
+//! A record goes from its author to its neighbours, who check it and pass it on to theirs the first time that they get it.
+//! Whom no neighbour reached learns of it from the ids that every node tells some others once a second (gossipsub's IHAVE),
+//! and asks for it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::weather::Weather;
+use crate::dice::Dice;
+
+/// Neighbours that a node looks for when it starts, ...
+const DEGREE: usize = 8;
+/// ... below which it looks for more, ...
+const DEGREE_LOW: usize = 4;
+/// ... and above which it takes no more.
+const DEGREE_HIGH: usize = 16;
+/// How often a node tells others what it has heard of.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often somebody whom no neighbour reached asks in vain before only a comparison of sets helps.
+const ASKS: usize = 3;
+/// Mean time that a node takes to check a record and pass it on.
+const RELAY: Duration = Duration::from_millis(1);
+
+/// A record reaches a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// After what time.
+    pub after: Duration,
+    /// Whom it reaches.
+    pub to: usize,
+    /// Who passed it on.
+    pub from: usize,
+}
+
+/// How a record spreads.
+#[derive(Debug, Default)]
+pub struct Spread {
+    /// Whom it reaches, in the order in which it does.
+    pub arrivals: Vec<Arrival>,
+    /// How often it was sent, to those who had it already too.
+    pub copies: u64,
+}
+
+/// Who is whose neighbour.
+#[derive(Debug)]
+pub struct Mesh {
+    neighbours: Vec<Vec<usize>>,
+    up: Vec<usize>,
+    dice: Dice,
+}
+
+impl Mesh {
+    /// So many nodes, all of them down.
+    pub fn new(nodes: usize, seed: u64) -> Self {
+        Self { neighbours: vec![Vec::new(); nodes], up: Vec::new(), dice: Dice::new(seed, "mesh") }
+    }
+
+    /// A node comes up and looks for neighbours.
+    pub fn join(&mut self, node: usize) {
+        if let Err(at) = self.up.binary_search(&node) {
+            self.up.insert(at, node);
+            self.look_for(node, DEGREE);
+        }
+    }
+
+    /// A node is gone; neighbours that have too few without it look for others.
+    pub fn leave(&mut self, node: usize) {
+        let Ok(at) = self.up.binary_search(&node) else { return };
+        self.up.remove(at);
+        for left in std::mem::take(&mut self.neighbours[node]) {
+            self.neighbours[left].retain(|other| *other != node);
+            if self.neighbours[left].len() < DEGREE_LOW {
+                self.look_for(left, DEGREE);
+            }
+        }
+    }
+
+    fn look_for(&mut self, node: usize, degree: usize) {
+        // Some are met twice and some have enough: a few tries more than are wanted, or all where there are few.
+        for _ in 0..degree * 4 {
+            if self.neighbours[node].len() >= degree.min(self.up.len().saturating_sub(1)) {
+                return;
+            }
+            let other = *self.dice.pick(&self.up);
+            if other != node && self.neighbours[other].len() < DEGREE_HIGH && !self.neighbours[node].contains(&other) {
+                self.neighbours[node].push(other);
+                self.neighbours[other].push(node);
+            }
+        }
+    }
+
+    /// How a record that `author` says now reaches the others, through those who are up and not cut off.
+    pub fn spread(&mut self, author: usize, weather: &Weather) -> Spread {
+        let mut spread = Spread::default();
+        let mut best: Vec<Option<Duration>> = vec![None; self.neighbours.len()];
+        let mut reached = vec![false; self.neighbours.len()];
+        let mut agenda = BinaryHeap::from([Reverse((Duration::ZERO, author, author))]);
+        while let Some(Reverse((after, node, from))) = agenda.pop() {
+            if std::mem::replace(&mut reached[node], true) {
+                continue;
+            }
+            if node != author {
+                spread.arrivals.push(Arrival { after, to: node, from });
+            }
+            let checked = if node == author { after } else { after + self.dice.exponential(RELAY) };
+            for to in self.neighbours[node].iter().copied().filter(|to| *to != from) {
+                spread.copies += 1;
+                let Some(delay) = weather.carry(node, to, &mut self.dice) else { continue };
+                let at = checked + delay;
+                if !reached[to] && best[to].is_none_or(|best| at < best) {
+                    best[to] = Some(at);
+                    agenda.push(Reverse((at, to, node)));
+                }
+            }
+        }
+        self.tell(author, weather, &reached, &mut spread);
+        spread.arrivals.sort_by_key(|arrival| (arrival.after, arrival.to));
+        spread
+    }
+
+    /// Those whom no neighbour reached hear that there is a record, and ask for it.
+    fn tell(&mut self, author: usize, weather: &Weather, reached: &[bool], spread: &mut Spread) {
+        let missed: Vec<usize> = self.up.iter().copied().filter(|node| !reached[*node]).collect();
+        for to in missed {
+            let mut after = Duration::ZERO;
+            for _ in 0..ASKS {
+                let told = spread.arrivals.get(self.dice.below(spread.arrivals.len() + 1)).copied();
+                let (from, had) = told.map_or((author, Duration::ZERO), |arrival| (arrival.to, arrival.after));
+                after = after.max(had) + HEARTBEAT.mul_f64(self.dice.unit());
+                let told = weather.carry(from, to, &mut self.dice);
+                let asked = weather.carry(to, from, &mut self.dice);
+                let sent = weather.carry(from, to, &mut self.dice);
+                if let (Some(told), Some(asked), Some(sent)) = (told, asked, sent) {
+                    spread.copies += 1;
+                    spread.arrivals.push(Arrival { after: after + told + asked + sent, to, from });
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mesh(nodes: usize) -> (Mesh, Weather) {
+        let mut mesh = Mesh::new(nodes, 1);
+        (0..nodes).for_each(|node| mesh.join(node));
+        (mesh, Weather::calm(nodes, Duration::from_millis(100), &mut Dice::new(1, "weather")))
+    }
+
+    fn whom(spread: &Spread) -> Vec<usize> {
+        let mut whom: Vec<usize> = spread.arrivals.iter().map(|arrival| arrival.to).collect();
+        whom.sort_unstable();
+        whom
+    }
+
+    #[test]
+    fn record_reaches_everybody_once() {
+        for nodes in [3, 20, 500] {
+            let (mut mesh, weather) = mesh(nodes);
+            assert_eq!(whom(&mesh.spread(1, &weather)), (0..nodes).filter(|node| *node != 1).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_is_lost_on_the_way_is_asked_for() {
+        let (mut mesh, mut weather) = mesh(500);
+        weather.loss = 0.6;
+        assert!(whom(&mesh.spread(1, &weather)).len() > 470);
+    }
+
+    #[test]
+    fn nodes_that_are_gone_are_replaced_as_neighbours() {
+        let (mut mesh, weather) = mesh(200);
+        (0..150).for_each(|node| mesh.leave(node));
+        assert_eq!(whom(&mesh.spread(199, &weather)), (150..199).collect::<Vec<_>>());
+        assert!(mesh.neighbours[150..].iter().all(|of| of.len() >= DEGREE_LOW && of.iter().all(|other| *other >= 150)));
+    }
+
+    /// Every node passes a record on to all neighbours but the one that it came from.
+    #[test]
+    fn copies_are_as_many_as_links_have_ends_less_one_a_node() {
+        let (mut mesh, weather) = mesh(300);
+        let ends: usize = mesh.neighbours.iter().map(Vec::len).sum();
+        assert_eq!(mesh.spread(0, &weather).copies, (ends - 299) as u64);
+    }
+}
