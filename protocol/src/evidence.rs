@@ -97,7 +97,8 @@ impl Evidence {
         }
         let operators: BTreeSet<OperatorId> = nodes.iter().filter_map(|node| engine.members().operator_of(node)).collect();
         // The whole chain of invitations of everyone who attested, up to the founders.
-        let mut wanted = operators;
+        // And of those who are banned, since two bans end a branch.
+        let mut wanted: BTreeSet<OperatorId> = operators.iter().chain(engine.members().banned()).copied().collect();
         let mut queue: Vec<OperatorId> = wanted.iter().copied().collect();
         while let Some(operator) = queue.pop() {
             if let Some(inviter) = engine.members().membership(&operator).and_then(|membership| membership.inviter)
@@ -108,6 +109,9 @@ impl Evidence {
         }
         for kind in [Kind::OperatorCertificate, Kind::NodeCertificate, Kind::Invitation] {
             records.extend(board.of_kind(kind).filter(|record| wanted.contains(&OperatorId(record.author_key()))).cloned());
+        }
+        for kind in [Kind::FraudProof, Kind::Suspension, Kind::Ban, Kind::Pardon] {
+            records.extend(board.of_kind(kind).filter(|record| bars(record, engine.members(), &operators)).cloned());
         }
         records.sort_by_key(|record| record.id());
         let count = records.len();
@@ -167,6 +171,18 @@ impl Evidence {
     }
 }
 
+/// Whether a record may take somebody's vote away, or give it back.
+fn bars(record: &Record, members: &Members, of: &BTreeSet<OperatorId>) -> bool {
+    match record.payload() {
+        Payload::Suspension(suspension) => of.contains(&suspension.operator),
+        Payload::FraudProof(proof) => {
+            let operator = proof.nodes().and_then(|(node, _)| members.operator_of(&node));
+            operator.is_some_and(|operator| of.contains(&operator))
+        }
+        _ => true,
+    }
+}
+
 /// Reveals whose commitment is among the records, by operators that are known.
 fn attestations(records: &[SharedRecord], members: &Members, action: &ActionId) -> Vec<Attestation> {
     let committed: BTreeSet<_> = records
@@ -180,7 +196,7 @@ fn attestations(records: &[SharedRecord], members: &Members, action: &ActionId) 
         let Payload::Reveal(reveal) = record.payload() else { return None };
         let operator = members.operator_of(&NodeId(record.author_key()))?;
         let fits = reveal.lease.action == *action && committed.contains(&(record.author_key(), reveal.lease, reveal.opens(&operator)));
-        fits.then(|| Attestation::of(operator, reveal))
+        fits.then(|| Attestation::of(operator, record.issued(), reveal))
     });
     opened.collect()
 }

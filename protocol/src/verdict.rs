@@ -15,6 +15,7 @@ use crate::id::{OperatorId, OutcomeHash};
 use crate::outcome::Outcome;
 use crate::policy::{Policy, Voters};
 use crate::record::payload::{LeaseRef, Reveal};
+use crate::time::Timestamp;
 
 /// The branch of an operator, named by the operator that begins it.
 pub type Branch = OperatorId;
@@ -32,17 +33,21 @@ pub struct Attestation {
     pub again: Option<Outcome>,
     /// The machine's fingerprint: results may only be compared as right and wrong between equal ones.
     pub fingerprint: String,
+    /// When it was revealed.
+    pub revealed: Timestamp,
 }
 
 impl Attestation {
-    /// What `reveal` attests, as a word of `operator`. The caller has seen the commitment that it opens.
-    pub fn of(operator: OperatorId, reveal: &Reveal) -> Self {
+    /// What `reveal`, issued at `revealed`, attests, as a word of `operator`. The caller has seen the commitment that it
+    /// opens.
+    pub fn of(operator: OperatorId, revealed: Timestamp, reveal: &Reveal) -> Self {
         Self {
             lease: reveal.lease,
             operator,
             outcome: reveal.outcome.clone(),
             again: reveal.again.clone(),
             fingerprint: reveal.particulars.fingerprint.to_string(),
+            revealed,
         }
     }
 
@@ -59,6 +64,9 @@ pub trait Standing {
     fn branch(&self, operator: &OperatorId) -> Option<Branch>;
     /// Whether the maintainers trust the operator's builds.
     fn is_trusted(&self, operator: &OperatorId) -> bool;
+    /// Whether what an operator reveals at that moment counts: not what the banned and those proven a fraud ever said, nor
+    /// what the suspended say meanwhile.
+    fn may_attest(&self, operator: &OperatorId, at: Timestamp) -> bool;
     /// The round of the seal at which this standing holds; `None` in networks without sealers.
     fn seal(&self) -> Option<u64> {
         None
@@ -158,7 +166,8 @@ pub fn verdict<'a>(
     policy: &Policy,
 ) -> Verdict {
     // Sorted by lease, so that the first word of an operator is the one that counts, whatever the order of arrival.
-    let mut sorted: Vec<&Attestation> = attestations.into_iter().collect();
+    let admitted = |attestation: &&Attestation| standing.may_attest(&attestation.operator, attestation.revealed);
+    let mut sorted: Vec<&Attestation> = attestations.into_iter().filter(admitted).collect();
     sorted.sort();
     let mut votes: BTreeMap<OperatorId, &Attestation> = BTreeMap::new();
     for attestation in &sorted {
@@ -232,7 +241,7 @@ mod tests {
     use crate::id::{ActionId, BlobHash};
     use crate::record::payload::SlotNo;
 
-    /// Operators 1 to 9 are in branch = number modulo 5 (0: uninvited); 8 and 9 are trusted.
+    /// Operators 1 to 9 are in branch = number modulo 5 (0: uninvited); 8 and 9 are trusted; 4 is suspended from 100 on.
     struct Village;
     impl Standing for Village {
         fn branch(&self, operator: &OperatorId) -> Option<Branch> {
@@ -241,6 +250,9 @@ mod tests {
         }
         fn is_trusted(&self, operator: &OperatorId) -> bool {
             operator.0[0] >= 8
+        }
+        fn may_attest(&self, operator: &OperatorId, at: Timestamp) -> bool {
+            !(operator.0[0] == 4 && at >= Timestamp(100))
         }
     }
 
@@ -251,6 +263,7 @@ mod tests {
             outcome: Outcome::Success { tree: BlobHash([tree; 32]) },
             again: None,
             fingerprint: "linux".into(),
+            revealed: Timestamp(0),
         }
     }
 
@@ -273,6 +286,15 @@ mod tests {
     #[test]
     fn two_operators_of_one_branch_are_one_voice() {
         assert_eq!(small(&[says(1, 0, 7), says(6, 1, 7)]).state, VerdictState::Candidate);
+    }
+
+    /// What was revealed before stays, and what comes later is not even a disagreement.
+    #[test]
+    fn suspended_operator_has_no_vote_meanwhile() {
+        let later = |attestation| Attestation { revealed: Timestamp(100), ..attestation };
+        assert_eq!(small(&[says(1, 0, 7), says(4, 1, 7)]).state, VerdictState::CrossVerified);
+        assert_eq!(small(&[says(1, 0, 7), later(says(4, 1, 7))]).state, VerdictState::Candidate);
+        assert_eq!(small(&[says(1, 0, 7), says(2, 1, 7), later(says(4, 1, 66))]).state, VerdictState::CrossVerified);
     }
 
     #[test]

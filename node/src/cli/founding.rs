@@ -102,6 +102,7 @@ pub(super) async fn open(here: &Here, args: OpenArgs) -> CommandResult {
     let proposal = match Signable::parse(&bytes).map_err(|error| in_file(&args.proposal, error))? {
         Signable::Proposal(proposal) => proposal,
         Signable::Release(_) => return Err(in_file(&args.proposal, "this is a release; `barn release assemble` puts signatures on it")),
+        Signable::Order(_) => return Err(in_file(&args.proposal, "this is a ban or pardon, the proposal is wanted")),
     };
     let files = signature_files(&args.signatures)?;
     let charter = proposal.open(&files).map_err(|error| {

@@ -25,6 +25,7 @@ pub(super) fn sign(here: &Here, args: SignArgs) -> CommandResult {
     let (kind, network) = match &document {
         Signable::Proposal(proposal) => ("proposal", proposal.network()),
         Signable::Release(release) => ("release", release.network()),
+        Signable::Order(order) => ("order", order.network()),
     };
     let fields = json!({ "of": document.id(), "document": kind, "network": network, "says": document.describe(), "file": args.output });
     here.out.document("signature", &fields)?;
@@ -37,6 +38,7 @@ pub(super) fn assemble(here: &Here, args: AssembleArgs) -> CommandResult {
     let draft = match Signable::parse(&bytes).map_err(|error| in_file(&args.document, error))? {
         Signable::Release(draft) => draft,
         Signable::Proposal(_) => return Err(in_file(&args.document, "this is a proposal; `barn network open` puts signatures on it")),
+        Signable::Order(_) => return Err(in_file(&args.document, "this is a ban or pardon, the release is wanted")),
     };
     let home = here.home()?;
     let network = draft.network();

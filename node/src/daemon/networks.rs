@@ -245,6 +245,11 @@ impl Daemon {
                             tracing::debug!(from = %from.short(), reason, "refused a record");
                             Verdict::Reject
                         }
+                        // This node's charter may be the one that is behind.
+                        Some(Reception::NotHeeded(reason)) => {
+                            tracing::debug!(from = %from.short(), %reason, "refused a record");
+                            Verdict::Ignore
+                        }
                         Some(Reception::OverQuota) => {
                             network.no_room.lock().unwrap_or_else(PoisonError::into_inner).0 = true;
                             Verdict::Ignore

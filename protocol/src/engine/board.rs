@@ -201,6 +201,17 @@ impl Board {
         place
     }
 
+    /// The action that a record is about.
+    pub(super) fn action_of_record(&self, id: &RecordId) -> Option<Place> {
+        let entry = self.entries.get(self.place(id)? as usize)?;
+        Some(entry.action).filter(|action| *action != NONE)
+    }
+
+    /// The places of all actions, and some at which none is.
+    pub(super) fn all_actions(&self) -> impl Iterator<Item = Place> + use<> {
+        0..u32::try_from(self.actions.len()).unwrap_or(NONE)
+    }
+
     /// Gives an action a place that stays until [`Board::release`].
     pub(super) fn hold(&mut self, id: ActionId) -> Place {
         let place = self.action_or_new(id);

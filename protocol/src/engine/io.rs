@@ -14,6 +14,8 @@ use crate::platform::Facts;
 use crate::record::SharedRecord;
 use crate::record::payload::{LeaseRef, Payload};
 use crate::time::Timestamp;
+use crate::trust::members::Unauthorised;
+use crate::trust::order::Verb;
 use crate::verdict::Verdict;
 
 /// This node's own choices; another node may have others without any harm.
@@ -199,6 +201,9 @@ pub enum Reception {
     Parked,
     /// The author has too many live records: not kept, not relayed.
     OverQuota,
+    /// Its author may not say this, as far as this node knows; another charter or record may change that, and then peers
+    /// that have it offer it again. Not kept, not relayed, no penalty.
+    NotHeeded(Unauthorised),
     /// Its author may not say this, and no other record can change that.
     Unauthorised(&'static str),
 }
@@ -271,6 +276,44 @@ pub enum Event {
         /// The verdict.
         verdict: Verdict,
     },
+    /// A record was refused, though its author signed it.
+    Refused {
+        /// The record.
+        record: RecordId,
+        /// Whose key signed it: a node's, or an operator's in the place of one.
+        author: NodeId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An operator contradicted itself, and no result of it counts any more.
+    FraudProven {
+        /// Who.
+        operator: OperatorId,
+        /// The FraudProof.
+        proof: RecordId,
+    },
+    /// What an operator reveals for a while does not count.
+    Suspended {
+        /// Who.
+        operator: OperatorId,
+        /// Until when.
+        until: Timestamp,
+        /// Which maintainer says so.
+        by: OperatorId,
+        /// Why.
+        reason: String,
+    },
+    /// The maintainers banned or pardoned an operator.
+    Ordered {
+        /// The order's id, which a pardon names.
+        order: BlobHash,
+        /// Which of the two.
+        verb: Verb,
+        /// Whom.
+        operator: OperatorId,
+        /// Why.
+        reason: String,
+    },
     /// This node takes no work for a while: its builds fail where others' succeed.
     Resting {
         /// Until when.
@@ -299,6 +342,8 @@ pub enum Timer {
     Renew,
     /// When to tell others again what this node has to spare.
     Presence,
+    /// When it is this node's turn to prove a contradiction.
+    Accuse,
     /// When the next record's time is over.
     Expiry,
     /// When the next parked record's time comes.

@@ -8,17 +8,20 @@
 //!
 //! Where to go next: [`board`] holds the records, [`lease`] says who holds a slot, [`jobs`] binds jobs to actions,
 //! [`settle`] computes verdicts, [`slots`] what is open, [`queue`] holds ready work in order, [`work`] claims, renews, commits and
-//! reveals for this node. Actions and authors are named by their places on the board inside, and by their ids outside.
+//! reveals for this node, [`frauds`] notices who contradicts itself, [`notices`] answers about standing records. Actions and authors are named by their places on the board inside, and by their ids outside.
 
 pub mod board;
 mod crowd;
+mod frauds;
 pub mod io;
 mod jobs;
 pub mod lease;
+mod notices;
 mod propagation;
 pub mod query;
 mod queue;
 mod rest;
+mod seals;
 mod settle;
 mod slots;
 mod voices;
@@ -36,15 +39,17 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use crate::id::{BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
 use crate::policy::Policy;
-use crate::record::{Kind, Payload, Record, SharedRecord};
+use crate::record::{Kind, Life, Payload, Record, SharedRecord};
 use crate::sync::ItemSet;
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::trust::charter::Grants;
-use crate::trust::members::{Learnt, Members};
+use crate::trust::members::{Learnt, Members, Unauthorised};
 use crate::verdict;
 
 use board::{Board, Inserted, PARKED_MAX};
+pub use notices::Tested;
+
 pub use io::{BuildOrder, Capacity, Config, Event, Input, Lend, Output, OwnResult, Reception, Timer, Want};
 
 /// Network-wide parameters: nodes that differ in them are of different networks.
@@ -68,7 +73,6 @@ pub struct Engine {
     params: Params,
     config: Config,
     node: NodeId,
-    rng: ChaCha20Rng,
     sequence: u64,
     board: Board,
     members: Members,
@@ -86,6 +90,8 @@ pub struct Engine {
     settling: bool,
     desk: work::Desk,
     crowd: crowd::Crowd,
+    suspects: frauds::Suspects,
+    seals: seals::Seals,
     parked: BTreeMap<(Timestamp, RecordId), SharedRecord>,
     timers: BTreeMap<Timer, Timestamp>,
     timeline: BTreeSet<(Timestamp, Timer)>,
@@ -93,7 +99,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without records. `seed` feeds nonces and salts: it must be secret and used once.
+    /// An engine without records. `seed` must be secret: it keeps others from choosing ids that slow this node down.
     pub fn new(params: Params, config: Config, seed: [u8; 32], now: Timestamp) -> Self {
         let members = Members::new(&params.grants);
         let policy = Arc::new(params.policy.clone());
@@ -101,7 +107,6 @@ impl Engine {
         let board_seed = rng.next_u64();
         let mut engine = Self {
             node: config.key.node(),
-            rng,
             // Sequences grow with the clock, so that a node whose home was restored does not fall behind itself.
             sequence: now.0,
             board: Board::new(board_seed),
@@ -117,6 +122,8 @@ impl Engine {
             settling: false,
             desk: work::Desk::default(),
             crowd: crowd::Crowd::default(),
+            suspects: frauds::Suspects::new(),
+            seals: seals::Seals::default(),
             parked: BTreeMap::new(),
             timers: BTreeMap::new(),
             timeline: BTreeSet::new(),
@@ -147,6 +154,10 @@ impl Engine {
         if record.forget_at() <= now {
             return Reception::Outdated;
         }
+        if let Err(fault) = self.check_authority(record) {
+            self.event(Event::Refused { record: record.id(), author: NodeId(record.author_key()), reason: fault.to_string() });
+            return Reception::NotHeeded(fault);
+        }
         let stranger = self.is_strange(record);
         if record.issued() > now + self.params.clock_difference {
             // Half of the room is kept for those whom members vouch for.
@@ -164,6 +175,7 @@ impl Engine {
             Inserted::New => Reception::New,
         };
         self.meet_authors();
+        self.watch(now, record);
         self.desk.propagation.hear(now, record.issued());
         let replaced = self.board.take_replaced();
         if !replaced.is_empty() {
@@ -249,12 +261,19 @@ impl Engine {
                 }
                 self.settle_named(now, &reveal.lease.action);
             }
-            Payload::OperatorCertificate(_) | Payload::NodeCertificate(_) | Payload::Invitation(_) => {
+            Payload::OperatorCertificate(_)
+            | Payload::NodeCertificate(_)
+            | Payload::Invitation(_)
+            | Payload::FraudProof(_)
+            | Payload::Suspension(_)
+            | Payload::Ban(_)
+            | Payload::Pardon(_) => {
                 let own = self.operator();
                 let changed = match self.members.learn(record) {
                     Learnt::Known | Learnt::Nothing => false,
                     Learnt::Node(node) => self.meet_again(Some(node)),
-                    Learnt::Memberships => self.meet_again(None),
+                    // A suspension makes nobody somebody else, and still takes votes away.
+                    Learnt::Memberships => self.meet_again(None) | matches!(record.payload(), Payload::Suspension(_)),
                 };
                 if changed {
                     self.standing_changed(now);
@@ -262,14 +281,40 @@ impl Engine {
                     self.presence_changed(now);
                     self.arm_earlier(Timer::Seek, now);
                 }
+                if changed {
+                    self.watch_again(now);
+                }
+                self.tell_barred(now, record);
             }
             Payload::Presence(_) => {
                 if let Some(author) = self.board.author(&record.author_key()) {
                     self.sort_into_crowd(author);
                 }
             }
-            Payload::Have(_) | Payload::JoinRequest(_) | Payload::Metadata(_) => {}
+            Payload::Seal(_) => {
+                let author = NodeId(record.author_key());
+                for (record, fault) in self.seals.add(record) {
+                    self.event(Event::Refused { record, author, reason: fault.to_string() });
+                }
+            }
+            Payload::Have(_)
+            | Payload::JoinRequest(_)
+            | Payload::Rotation(_)
+            | Payload::EnvironmentName(_)
+            | Payload::Withdraw(_)
+            | Payload::TestReport(_)
+            | Payload::Metadata(_) => {}
         }
+    }
+
+    /// Whether a record's author may say what it says, as far as this node knows.
+    fn check_authority(&self, record: &Record) -> Result<(), Unauthorised> {
+        if let Payload::Withdraw(withdraw) = record.payload()
+            && self.board.record(&withdraw.record).is_some_and(|named| named.author_key() != record.author_key())
+        {
+            return Err(Unauthorised::NotOwn);
+        }
+        self.members.check_authority(record)
     }
 
     /// The operator who answers for a record's author.
@@ -333,6 +378,7 @@ impl Engine {
                 Timer::Seek => self.seek_work(now),
                 Timer::Renew => self.renew(now),
                 Timer::Presence => self.announce_presence(now),
+                Timer::Accuse => self.accuse(now),
                 Timer::Expiry => self.expire(now),
                 Timer::Parked => self.unpark(now),
             }
@@ -342,7 +388,8 @@ impl Engine {
     fn expire(&mut self, now: Timestamp) {
         let gone = self.board.expire(now);
         for record in &gone {
-            if record.kind().by_operator() {
+            self.seals.remove(record);
+            if record.kind().life() == Life::Standing {
                 self.members.remove(record);
                 if self.meet_again(None) {
                     self.standing_changed(now);
@@ -443,9 +490,12 @@ impl Engine {
 
 impl verdict::Standing for Members {
     fn branch(&self, operator: &OperatorId) -> Option<verdict::Branch> {
-        self.branch_of(operator).map(|branch| branch.0)
+        self.branch_of(operator).filter(|_| !self.is_barred(operator)).map(|branch| branch.0)
     }
     fn is_trusted(&self, operator: &OperatorId) -> bool {
         Self::is_trusted(self, operator)
+    }
+    fn may_attest(&self, operator: &OperatorId, at: Timestamp) -> bool {
+        Self::may_attest(self, operator, at)
     }
 }

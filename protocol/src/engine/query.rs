@@ -304,7 +304,8 @@ impl Engine {
         attested.any(|attestation| {
             // Of two builds that differ, neither stands for anything.
             let certain = attestation.again.as_ref().is_none_or(|again| *again == attestation.outcome);
-            certain && Some(&attestation.outcome) == outcome.as_ref() && self.members.is_trusted(&attestation.operator)
+            let counts = self.members.may_attest(&attestation.operator, attestation.revealed);
+            certain && counts && Some(&attestation.outcome) == outcome.as_ref() && self.members.is_trusted(&attestation.operator)
         })
     }
 

@@ -344,7 +344,7 @@ impl Engine {
             let of_lease = (author, reveal.lease, [0; 32])..=(author, reveal.lease, [255; 32]);
             // The hash of what was revealed is computed only where something was committed to.
             if committed.range(of_lease).next().is_some() && committed.contains(&(author, reveal.lease, reveal.opens(&operator))) {
-                revealed.push((author, Attestation::of(operator, reveal)));
+                revealed.push((author, Attestation::of(operator, record.issued(), reveal)));
             }
         }
         revealed
@@ -384,7 +384,7 @@ impl Engine {
             author: *author,
             slot: attestation.lease.slot,
             epoch: attestation.lease.epoch,
-            counts: attestation.counts(),
+            counts: attestation.counts() && self.members.may_attest(&attestation.operator, attestation.revealed),
             success: attestation.outcome.tree().is_some(),
         });
         let attested: Vec<Attested> = attested.collect();

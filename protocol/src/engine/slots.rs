@@ -60,7 +60,8 @@ impl Engine {
             state.jobs.get(of_batch).filter(|(batch, _)| *batch == claim.batch)?;
             let admitted = if slot.is_arbiter() { voice.trusted } else { demand.admits(&voice) };
             let branch = voice.branch.unwrap_or(operator);
-            if !admitted || taken.contains(&branch) {
+            // Who is suspended takes no slot: its result would not count.
+            if !admitted || taken.contains(&branch) || self.members.suspended(&operator, record.issued()).is_some() {
                 return None;
             }
             let committed = heard.commitments.iter().find(|(by, _, commitment)| by == author && commitment.lease == claim.lease);

@@ -18,8 +18,10 @@ use crate::platform::Facts;
 use crate::record::payload::*;
 use crate::verdict::VerdictState;
 
+mod barred;
 mod disputes;
 mod flood;
+mod frauds;
 mod hand_backs;
 mod hostile;
 mod late;

@@ -13,7 +13,7 @@ use super::Engine;
 pub(super) struct Voice {
     /// The operator that the author, a node, works for.
     pub operator: Option<OperatorId>,
-    /// The operator's branch; `None` for the uninvited.
+    /// The operator's branch; `None` for the uninvited and the barred.
     pub branch: Option<Branch>,
     /// Whether the policy trusts the operator.
     pub trusted: bool,
@@ -38,7 +38,8 @@ impl Engine {
     /// Who answers for a node.
     pub(super) fn find_voice(&self, node: &NodeId) -> Voice {
         let Some(operator) = self.members.operator_of(node) else { return Voice::default() };
-        let branch = self.members.branch_of(&operator).map(|branch| branch.0);
+        // Who is barred has no vote, as who was never invited.
+        let branch = self.members.branch_of(&operator).filter(|_| !self.members.is_barred(&operator)).map(|branch| branch.0);
         Voice { operator: Some(operator), branch, trusted: self.members.is_trusted(&operator) }
     }
 

@@ -6,8 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand_chacha::rand_core::Rng as _;
-
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId};
 use crate::outcome::{FailureClass, Outcome, Particulars};
@@ -404,8 +402,7 @@ impl Engine {
             return;
         }
         let Some(operator) = self.operator() else { return };
-        let mut salt = [0; 32];
-        self.rng.fill_bytes(&mut salt);
+        let salt = self.salt(&lease, &outcome, again.as_ref());
         let commitment = outcome.commitment(again.as_ref(), &operator, &salt);
         let result = OwnResult { lease, outcome, again, salt, particulars };
         self.outputs.push_back(Output::PersistResult(result.clone()));
@@ -425,6 +422,9 @@ impl Engine {
 
     fn reveal(&mut self, now: Timestamp, lease: LeaseRef) {
         let Some(result) = self.desk.results.remove(&lease) else { return };
+        if self.sibling_committed(&lease) {
+            return self.outputs.push_back(Output::ForgetResult(lease));
+        }
         // Open before the record is sent: who hears of the output may ask for it at once.
         self.outputs.push_back(Output::Open(result.clone()));
         let OwnResult { lease, outcome, again, salt, particulars } = result;

@@ -1,12 +1,15 @@
 //! Records: everything that nodes tell each other, signed by its author.
 //!
 //! A record goes through three types: bytes → [`Record`] (decoded, canonical) → [`Verified`]`<Record>` (its signature
-//! checked, and the consent in it where there is one; of our network). The engine takes only the last. A record's id is the BLAKE3 of the bytes that are signed,
+//! checked, and all that it proves by itself; of our network). The engine takes only the last. A record's id is the BLAKE3 of the bytes that are signed,
 //! so a second signature on the same content is the same record.
 //!
 //! [`payload`] lists what can be said; [`Life`] says how long it is kept.
 
+mod fraud;
+mod notice;
 pub mod payload;
+mod seal;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,7 +22,9 @@ use crate::codec::{self, DecodeError};
 use crate::id::{NetworkId, NodeId, OperatorId, RecordId};
 use crate::keys::{self, SecretKey, Signature, SignatureError};
 use crate::time::Timestamp;
+use crate::trust::order::{OrderError, Verb};
 
+pub use fraud::{NoFraud, PROVABLE_BYTES_MAX, contradict};
 pub use payload::{Kind, Payload};
 
 /// The most bytes a record may have on the wire, signature included (DESIGN section 5).
@@ -154,6 +159,23 @@ pub enum RecordError {
     /// It says something for which its author has no right.
     #[error("unauthorised: {0}")]
     Unauthorised(#[from] NoConsent),
+    /// A [`payload::Rotation`] to which the new key did not agree.
+    #[error("unauthorised: operator {} names {} as its new key, which did not consent", .operator.short(), .successor.short())]
+    Rotation {
+        /// Who names it.
+        operator: OperatorId,
+        /// What is named.
+        successor: OperatorId,
+    },
+    /// A [`payload::FraudProof`] that proves nothing.
+    #[error("not a proof of fraud: {0}")]
+    Fraud(#[from] NoFraud),
+    /// A ban or pardon that can be none, whoever signed it.
+    #[error("{0}")]
+    Order(#[from] OrderError),
+    /// A [`payload::Seal`] that can stand in no chain.
+    #[error("not a seal: {0}")]
+    Seal(#[from] payload::SealFault),
 }
 
 /// A [`payload::NodeCertificate`] to which its node did not agree.
@@ -172,7 +194,7 @@ pub struct NoConsent {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorError {
     /// The payload does not fit.
-    #[error("a payload of {given} bytes, at most {limit} are allowed")]
+    #[error("a record or payload of {given} bytes, at most {limit} are allowed")]
     TooLarge {
         /// Bytes given.
         given: usize,
@@ -180,15 +202,15 @@ pub enum AuthorError {
         limit: usize,
     },
     /// Nobody would take it.
-    #[error(transparent)]
-    NoConsent(#[from] NoConsent),
+    #[error("{0}")]
+    Refused(Box<RecordError>),
 }
 
 /// Bytes of a signature at the end of a record.
 const SIGNATURE_BYTES: usize = 64;
 
 impl Record {
-    /// Makes and signs a record. `expires` is cut to what its type allows.
+    /// Makes and signs a record. `expires` becomes the nearest that its type allows.
     ///
     /// # Errors
     /// [`AuthorError`].
@@ -201,7 +223,7 @@ impl Record {
         payload: Payload,
     ) -> Result<SharedRecord, AuthorError> {
         let record = Self::sign(key, network, sequence, issued, expires, payload)?;
-        record.check_consent()?;
+        record.check_claims().map_err(|error| AuthorError::Refused(error.into()))?;
         Ok(Arc::new(Verified(record)))
     }
 
@@ -213,11 +235,17 @@ impl Record {
         expires: Timestamp,
         payload: Payload,
     ) -> Result<Self, AuthorError> {
-        let expires = expires.min(payload.kind().latest_expiry(issued));
+        let kind = payload.kind();
+        let expires = expires.min(kind.latest_expiry(issued)).max(kind.earliest_expiry(issued));
         let unsigned = Signature([0; SIGNATURE_BYTES]);
         let author = key.public();
         let mut record = Self { id: RecordId([0; 32]), network, author, sequence, issued, expires, payload, signature: unsigned };
-        let message = message(record.kind().code(), &record.signed_bytes()?);
+        let signed = record.signed_bytes()?;
+        let (given, limit) = (signed.len() + SIGNATURE_BYTES, kind.bytes_max());
+        if given > limit {
+            return Err(AuthorError::TooLarge { given, limit });
+        }
+        let message = message(kind.code(), &signed);
         record.id = RecordId(*blake3::hash(&message).as_bytes());
         record.signature = key.sign(&message);
         Ok(record)
@@ -248,10 +276,15 @@ impl Record {
         Self::of(&envelope, &message, signature)
     }
 
+    /// The record that an envelope holds, whose author signed `message`.
     fn of(envelope: &Envelope, message: &[u8], signature: Signature) -> Result<Self, RecordError> {
         let Envelope { kind, network, author, sequence, issued, expires, ref payload, .. } = *envelope;
         let kind = Kind::from_code(kind).ok_or(RecordError::UnknownKind { kind, author })?;
-        if expires < issued || expires > kind.latest_expiry(issued) {
+        let (given, limit) = (message.len() - MESSAGE_HEAD_BYTES + SIGNATURE_BYTES, kind.bytes_max());
+        if given > limit {
+            return Err(RecordError::Payload { kind, error: DecodeError::TooLarge { given, limit } });
+        }
+        if expires < kind.earliest_expiry(issued) || expires > kind.latest_expiry(issued) {
             return Err(RecordError::Lifetime { kind, issued, expires });
         }
         let payload = Payload::from_bytes(kind, payload).map_err(|error| RecordError::Payload { kind, error })?;
@@ -259,10 +292,10 @@ impl Record {
         Ok(Self { id, network, author, sequence, issued, expires, payload, signature })
     }
 
-    /// Checks that the record is of `network`, that its author signed it, and that whom it claims agreed to that.
+    /// Checks that the record is of `network`, that its author signed it, and what it proves by itself.
     ///
     /// # Errors
-    /// [`RecordError::ForeignNetwork`], [`RecordError::Signature`] or [`RecordError::Unauthorised`].
+    /// [`RecordError::ForeignNetwork`], [`RecordError::Signature`], or what the payload does not prove.
     pub fn verify(self, network: NetworkId) -> Result<SharedRecord, RecordError> {
         // Whatever was decoded fits.
         let message = self.signed_bytes().map_or_else(|_| Vec::new(), |signed| message(self.kind().code(), &signed));
@@ -271,7 +304,7 @@ impl Record {
 
     fn verify_message(self, network: NetworkId, message: &[u8]) -> Result<SharedRecord, RecordError> {
         check(network, self.network, &self.author, message, &self.signature)?;
-        self.check_consent()?;
+        self.check_claims()?;
         Ok(Arc::new(Verified(self)))
     }
 
@@ -283,11 +316,23 @@ impl Record {
 
     /// What a record proves by itself beside its signature. Here, so that it is checked once for all engines, and on the
     /// threads that check signatures.
-    fn check_consent(&self) -> Result<(), NoConsent> {
-        let Payload::NodeCertificate(certificate) = &self.payload else { return Ok(()) };
+    fn check_claims(&self) -> Result<(), RecordError> {
         let (network, operator) = (self.network, OperatorId(self.author));
-        let checked = certificate.check_consent(&network, &operator);
-        checked.map_err(|_| NoConsent { operator, node: certificate.node, network })
+        match &self.payload {
+            Payload::NodeCertificate(certificate) => {
+                let checked = certificate.check_consent(&network, &operator);
+                Ok(checked.map_err(|_| NoConsent { operator, node: certificate.node, network })?)
+            }
+            Payload::Rotation(rotation) => {
+                let checked = rotation.check_consent(&network, &operator);
+                checked.map_err(|_| RecordError::Rotation { operator, successor: rotation.successor })
+            }
+            Payload::FraudProof(proof) => Ok(proof.check(network)?),
+            Payload::Ban(order) => Ok(order.check(network, Verb::Ban)?),
+            Payload::Pardon(order) => Ok(order.check(network, Verb::Pardon)?),
+            Payload::Seal(seal) => Ok(seal.check()?),
+            _ => Ok(()),
+        }
     }
 
     /// [`Record::decode`] and [`Record::verify`] in one. What can be checked of a record of unknown type is checked too:
@@ -364,9 +409,12 @@ fn check(wanted: NetworkId, found: NetworkId, author: &[u8; 32], message: &[u8],
     Ok(keys::verify(author, message, signature)?)
 }
 
+/// Bytes of [`message`] before the envelope.
+const MESSAGE_HEAD_BYTES: usize = RECORD_DOMAIN.len() + 10;
+
 /// What is signed: domain string ‖ type ‖ length ‖ the envelope as received.
 fn message(kind: u16, signed: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(RECORD_DOMAIN.len() + 10 + signed.len());
+    let mut message = Vec::with_capacity(MESSAGE_HEAD_BYTES + signed.len());
     message.extend_from_slice(RECORD_DOMAIN);
     message.extend_from_slice(&kind.to_le_bytes());
     message.extend_from_slice(&(signed.len() as u64).to_le_bytes());

@@ -4,13 +4,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Life;
+use super::fraud::PROVABLE_BYTES_MAX;
+use super::{Life, RECORD_BYTES_MAX};
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::codec::{self, DecodeError};
 use crate::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
 use crate::keys::{self, SecretKey, Signature, SignatureError};
 use crate::outcome::{Outcome, Particulars};
 use crate::time::Timestamp;
+use crate::trust::order::SignedOrder;
+
+pub use super::fraud::FraudProof;
+pub use super::notice::{EnvironmentName, Rotation, SUSPENSION, Suspension, TestReport, Withdraw, rotation_message};
+pub use super::seal::{Seal, SealFault, chain_link, merkle_root};
 
 /// A channel's name.
 pub type ChannelName = BoundedString<32>;
@@ -439,6 +445,8 @@ payloads! {
     Commitment(Commitment) = 16, Evidence, FOREVER;
     /// See [`Reveal`].
     Reveal(Box<Reveal>) = 17, Evidence, FOREVER;
+    /// See [`Seal`].
+    Seal(Box<Seal>) = 18, Evidence, FOREVER;
     /// See [`OperatorCertificate`].
     OperatorCertificate(Box<OperatorCertificate>) = 32, Standing, FOREVER;
     /// See [`NodeCertificate`].
@@ -447,6 +455,22 @@ payloads! {
     Invitation(Invitation) = 34, Standing, FOREVER;
     /// See [`JoinRequest`].
     JoinRequest(JoinRequest) = 35, Standing, FOREVER;
+    /// See [`FraudProof`]. Anyone may carry it, since it proves itself.
+    FraudProof(Box<FraudProof>) = 36, Standing, FOREVER;
+    /// See [`Suspension`].
+    Suspension(Box<Suspension>) = 37, Standing, FOREVER;
+    /// See [`crate::trust::order::Order`]. Any member may carry it, since the maintainers' signatures are in it.
+    Ban(SignedOrder) = 38, Standing, FOREVER;
+    /// As [`Kind::Ban`], which it undoes.
+    Pardon(SignedOrder) = 39, Standing, FOREVER;
+    /// See [`Rotation`].
+    Rotation(Box<Rotation>) = 40, Standing, FOREVER;
+    /// See [`EnvironmentName`].
+    EnvironmentName(Box<EnvironmentName>) = 41, Standing, FOREVER;
+    /// See [`Withdraw`].
+    Withdraw(Withdraw) = 42, Standing, FOREVER;
+    /// See [`TestReport`].
+    TestReport(Box<TestReport>) = 43, Standing, FOREVER;
     /// See [`Metadata`].
     Metadata(Metadata) = 48, Standing, FOREVER;
 }
@@ -456,9 +480,37 @@ impl Kind {
     pub fn latest_expiry(self, issued: Timestamp) -> Timestamp {
         issued + self.lifetime_max()
     }
+    /// The earliest expiry that a record of this type may have: what revokes another must not end before that does.
+    pub fn earliest_expiry(self, issued: Timestamp) -> Timestamp {
+        if self.revokes() { self.latest_expiry(issued) } else { issued }
+    }
+    /// Whether records of this type take something away from others.
+    const fn revokes(self) -> bool {
+        matches!(self, Self::Cancel | Self::FraudProof | Self::Suspension | Self::Ban | Self::Pardon | Self::Rotation | Self::Withdraw)
+    }
+    /// The most bytes of a record of this type, signature included (DESIGN section 5).
+    pub const fn bytes_max(self) -> usize {
+        match self {
+            Self::Commitment | Self::Reveal | Self::Seal => PROVABLE_BYTES_MAX,
+            _ => RECORD_BYTES_MAX,
+        }
+    }
     /// Whether operators (and not nodes) write records of this type.
     pub const fn by_operator(self) -> bool {
-        matches!(self, Self::OperatorCertificate | Self::NodeCertificate | Self::Invitation | Self::JoinRequest)
+        matches!(
+            self,
+            Self::OperatorCertificate
+                | Self::NodeCertificate
+                | Self::Invitation
+                | Self::JoinRequest
+                | Self::Suspension
+                | Self::Ban
+                | Self::Pardon
+                | Self::Rotation
+                | Self::EnvironmentName
+                | Self::Withdraw
+                | Self::TestReport
+        )
     }
     /// Whether only the author's latest record of this type counts.
     pub const fn latest_only(self) -> bool {

@@ -107,7 +107,7 @@ fn evidence_records_stay_small() {
     };
     let reveal = Payload::Reveal(Reveal { lease, again: Some(outcome.clone()), outcome, salt: [0; 32], particulars }.into());
     let record = Record::author(&key, NETWORK, 1, Timestamp(1000), Timestamp::MAX, reveal).unwrap();
-    assert!(record.bytes().len() <= 1536, "{}", record.bytes().len());
+    assert!(record.bytes().len() <= PROVABLE_BYTES_MAX, "{}", record.bytes().len());
 }
 
 fn certificate(certificate: NodeCertificate) -> Payload {
@@ -137,7 +137,7 @@ fn certificate_without_its_nodes_consent_is_refused() {
         let forged = Record::forge(&operator, NETWORK, Timestamp(1000), certificate(bad.clone()));
         assert_eq!(Record::open(&forged, NETWORK), Err(RecordError::Unauthorised(expected)));
         let made = Record::author(&operator, NETWORK, 1, Timestamp(1000), Timestamp::MAX, certificate(bad));
-        assert_eq!(made, Err(AuthorError::NoConsent(expected)));
+        assert_eq!(made, Err(AuthorError::Refused(RecordError::Unauthorised(expected).into())));
     }
     let made = Record::author(&operator, NETWORK, 1, Timestamp(1000), Timestamp::MAX, certificate(good.clone())).unwrap();
     assert_eq!(Record::open(&made.bytes(), NETWORK), Ok(made));

@@ -4,6 +4,8 @@
 //! arrive changes nothing. A node certificate here has its node's consent, since every verified one has. Branches are the unit of independence (DESIGN section 2): a founder is one, each operator
 //! that a founder invites begins one, everyone else is in the branch of who invited them.
 
+mod barred;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::charter::Grants;
@@ -13,6 +15,8 @@ use crate::policy::{Policy, Voters};
 use crate::record::payload::{BearerProof, Invitee, bearer_message};
 use crate::record::{Payload, Record, SharedRecord};
 use crate::time::Timestamp;
+
+pub use barred::Unauthorised;
 
 /// The longest chain of invitations that counts. Someone whose chain is longer is uninvited.
 pub const CHAIN_MAX: u32 = 64;
@@ -73,6 +77,8 @@ pub struct Members {
     nodes: BTreeMap<NodeId, BTreeMap<(Timestamp, RecordId), OperatorId>>,
     /// Whether a certificate's bearer proof is signed by its invitation's key; checked once each.
     proofs: BTreeMap<RecordId, bool>,
+    /// Whose results don't count.
+    barred: barred::Barred,
     /// What follows from all of the above.
     memberships: BTreeMap<OperatorId, Membership>,
 }
@@ -89,6 +95,7 @@ impl Members {
     pub fn set_grants(&mut self, grants: &Grants) {
         self.founders.clone_from(&grants.founders);
         self.trusted.clone_from(&grants.trusted);
+        self.barred.set_rules(grants.rules_keys.clone());
         self.recompute();
     }
 
@@ -102,15 +109,22 @@ impl Members {
         if !self.add(record) {
             return Learnt::Known;
         }
-        if self.touches_branches(record) {
-            let before = self.memberships.clone();
-            self.recompute();
-            return if self.memberships == before { Learnt::Nothing } else { Learnt::Memberships };
-        }
-        match record.payload() {
-            Payload::NodeCertificate(certificate) => Learnt::Node(certificate.node),
-            _ => Learnt::Nothing,
-        }
+        let changed = match record.payload() {
+            Payload::Suspension(_) => true,
+            Payload::FraudProof(_) => self.recompute_frauds(),
+            // For whom a node works may make a proof out of what two nodes said.
+            Payload::NodeCertificate(certificate) if !self.recompute_frauds() => return Learnt::Node(certificate.node),
+            Payload::NodeCertificate(_) => true,
+            Payload::Ban(_) | Payload::Pardon(_) => self.recompute_and_compare(),
+            _ => self.touches_branches(record) && self.recompute_and_compare(),
+        };
+        if changed { Learnt::Memberships } else { Learnt::Nothing }
+    }
+
+    fn recompute_and_compare(&mut self) -> bool {
+        let before = (self.memberships.clone(), self.barred.clone());
+        self.recompute();
+        self.memberships != before.0 || !self.barred.bars_as(&before.1)
     }
 
     /// Adds many records, at the cost of one: for what is read from disk or comes in bulk.
@@ -161,8 +175,10 @@ impl Members {
                         self.nodes.remove(&certificate.node);
                     }
                 }
+                self.recompute_frauds();
                 return;
             }
+            _ if self.barred.remove(record) => {}
             _ => return,
         }
         self.recompute();
@@ -184,7 +200,7 @@ impl Members {
                 let invited = Invited { inviter: operator, invitee: invitation.invitee.clone(), until: invitation.until };
                 self.invitations.insert(id, invited).is_none()
             }
-            _ => false,
+            _ => self.barred.add(record),
         }
     }
 
@@ -251,30 +267,29 @@ impl Members {
         self.founders.contains(operator)
     }
 
-    /// Whether the policy trusts an operator.
+    /// Whether the policy trusts an operator; never one that is barred.
     pub fn is_trusted(&self, operator: &OperatorId) -> bool {
-        self.trusted.contains(operator)
+        self.trusted.contains(operator) && !self.is_barred(operator)
     }
 
     /// Whether an operator's attestations count as votes.
     pub fn may_vote(&self, operator: &OperatorId, policy: &Policy) -> bool {
         match policy.voters {
             Voters::Trusted => self.is_trusted(operator),
-            Voters::Invited => self.memberships.contains_key(operator),
+            Voters::Invited => self.memberships.contains_key(operator) && !self.is_barred(operator),
         }
     }
 
     /// The operators whose attestations count as votes.
     pub fn voters(&self, policy: &Policy) -> BTreeSet<OperatorId> {
-        match policy.voters {
-            Voters::Trusted => self.trusted.clone(),
-            Voters::Invited => self.memberships.keys().copied().collect(),
-        }
+        let candidates = self.trusted.iter().chain(self.memberships.keys());
+        candidates.filter(|operator| self.may_vote(operator, policy)).copied().collect()
     }
 
     /// Computes all memberships anew, generation by generation from the founders on. An operator's generation is the
     /// first in which someone's invitation reaches it; of several invitations in that generation the lowest id counts.
     fn recompute(&mut self) {
+        self.barred.recompute_bans();
         let redeemed = self.redeemed();
         let mut memberships: BTreeMap<OperatorId, Membership> =
             (self.founders.iter()).map(|founder| (*founder, Membership { branch: Branch(*founder), inviter: None, depth: 0 })).collect();
@@ -310,7 +325,9 @@ impl Members {
                 memberships.insert(guest, Membership { branch, inviter: Some(inviter), depth });
             }
         }
+        self.end_branches(&mut memberships);
         self.memberships = memberships;
+        self.recompute_frauds();
     }
 
     /// Invitation → the operators that follow it rightly, whether or not its author may invite.

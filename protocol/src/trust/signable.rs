@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::SignatureFile;
 use super::charter::{Proposal, ProposalError, SignError};
 use super::keys::SigningKey;
+use super::order::{OrderDraft, OrderError};
 use crate::id::BlobHash;
 use crate::release::{ReleaseDraft, ReleaseError};
 
@@ -18,6 +19,8 @@ pub enum Signable {
     Proposal(Box<Proposal>),
     /// A release.
     Release(Box<ReleaseDraft>),
+    /// A ban or a pardon.
+    Order(Box<OrderDraft>),
 }
 
 /// Why bytes are nothing that can be signed.
@@ -27,13 +30,13 @@ pub enum SignableError {
     #[error("{0} bytes; nothing that is signed has more than {SIGNABLE_BYTES_MAX}")]
     TooLarge(usize),
     /// Not JSON.
-    #[error("this is no proposal and no release: {0}")]
+    #[error("this is no proposal, no release and no order: {0}")]
     Json(String),
     /// A signature file.
-    #[error("this is a signature already; the proposal or release that it is for is wanted")]
+    #[error("this is a signature already; the proposal, release or order that it is for is wanted")]
     Signature,
     /// JSON of another kind.
-    #[error("this is no proposal (of `barn network`) and no release (of `barn release propose`)")]
+    #[error("this is no proposal or order (of `barn network`) and no release (of `barn release propose`)")]
     Unknown,
     /// A proposal that can't be used.
     #[error(transparent)]
@@ -41,6 +44,9 @@ pub enum SignableError {
     /// A release that can't be used.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// An order that can't be used.
+    #[error(transparent)]
+    Order(#[from] OrderError),
 }
 
 impl Signable {
@@ -57,6 +63,8 @@ impl Signable {
             Ok(Self::Proposal(Box::new(Proposal::parse(bytes)?)))
         } else if value.get("barnraiser-release").is_some() {
             Ok(Self::Release(Box::new(ReleaseDraft::parse(bytes)?)))
+        } else if value.get("barnraiser-order").is_some() {
+            Ok(Self::Order(Box::new(OrderDraft::parse(bytes)?)))
         } else if value.get("barnraiser-signature").is_some() {
             Err(SignableError::Signature)
         } else {
@@ -69,6 +77,7 @@ impl Signable {
         match self {
             Self::Proposal(proposal) => proposal.id(),
             Self::Release(release) => release.id(),
+            Self::Order(order) => order.id(),
         }
     }
 
@@ -77,18 +86,20 @@ impl Signable {
         match self {
             Self::Proposal(proposal) => proposal.describe(),
             Self::Release(release) => release.describe(),
+            Self::Order(order) => order.describe(),
         }
     }
 
     /// Signs it.
     ///
     /// # Errors
-    /// [`SignError`] where this key may not. For releases that shows only when they are assembled, since a release does
-    /// not say who may sign it.
+    /// [`SignError`] where this key may not. For releases and orders that shows only when they are assembled, since they
+    /// do not say who may sign them.
     pub fn sign(&self, key: &SigningKey) -> Result<SignatureFile, SignError> {
         match self {
             Self::Proposal(proposal) => proposal.sign(key),
             Self::Release(release) => Ok(release.sign(key)),
+            Self::Order(order) => Ok(order.sign(key)),
         }
     }
 }

@@ -358,7 +358,7 @@ impl World {
             Reception::Known | Reception::Outdated => return,
             Reception::New => self.nodes[to].disk.write(Write::Record(record.clone())),
             Reception::Parked => {}
-            Reception::OverQuota | Reception::Unauthorised(_) => self.ledger.refused += 1,
+            Reception::OverQuota | Reception::NotHeeded(_) | Reception::Unauthorised(_) => self.ledger.refused += 1,
         }
         self.trace.add(self.now, format_args!("hear {to} {}", record.id().short()));
         self.pump(to);

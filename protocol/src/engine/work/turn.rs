@@ -68,7 +68,7 @@ impl Engine {
         if self.desk.avoided(action).is_some_and(|until| now < until) {
             return None;
         }
-        let me = self.operator()?;
+        let me = self.operator().filter(|me| self.members.suspended(me, now).is_none())?;
         let demand = self.demand(place)?;
         let fits = demand.facts()?.cores <= self.desk.free.cores && demand.limits.memory <= self.desk.free.memory;
         if !fits || self.unfit(&demand).is_some() {

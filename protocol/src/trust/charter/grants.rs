@@ -9,7 +9,7 @@ use crate::id::OperatorId;
 use crate::record::payload::ChannelName;
 use crate::trust::keys::MaintainerCard;
 use crate::trust::name::channel_name;
-use crate::trust::tuf::PublicKey;
+use crate::trust::tuf::{PublicKey, RoleKeys};
 
 /// The rules about people: `grants.json`, a target of the network's rules. Keys only, never names.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ pub struct Grants {
     /// Channel → operators that may submit to it, beside the founders.
     #[serde(default)]
     pub submitters: BTreeMap<ChannelName, BTreeSet<OperatorId>>,
+    /// Who signs for the maintainers together, as the root that the grants were checked with says; absent where they are
+    /// not a charter's. Not in the file.
+    #[serde(skip)]
+    pub rules_keys: Option<RoleKeys>,
     /// What a later version grants; kept, so that a change made by an older one does not lose it.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,

@@ -154,7 +154,8 @@ impl Charter {
         let rules = Signed::<Targets>::parse(parts.targets.as_bytes()).map_err(CharterError::Rules)?;
         let keys = root.role(Role::Targets).map_err(CharterError::Rules)?;
         let rules = rules.verify(&keys).map_err(|e| CharterError::Rules(e.into()))?;
-        let Rules { policy, grants, channels } = Rules::read(network, &rules, &parts.policy, &parts.grants)?;
+        let Rules { policy, mut grants, channels } = Rules::read(network, &rules, &parts.policy, &parts.grants)?;
+        grants.rules_keys = Some(keys);
         Ok(Self { network, parts, earlier_roots: roots, root, rules, policy, grants, channels })
     }
 

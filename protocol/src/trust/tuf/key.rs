@@ -121,3 +121,10 @@ pub struct RoleKeys {
     /// Those that may.
     pub keys: BTreeMap<KeyId, PublicKey>,
 }
+
+impl RoleKeys {
+    /// A role that nobody can sign for.
+    pub const fn nobody() -> Self {
+        Self { threshold: 1, keys: BTreeMap::new() }
+    }
+}
