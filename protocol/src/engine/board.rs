@@ -234,6 +234,13 @@ impl Board {
         }
     }
 
+    /// Whether the author at a place has live records other than those that tell of itself.
+    pub(super) fn speaks_of_actions(&self, author: Place) -> bool {
+        let of = &self.authors[author as usize];
+        let presence = u32::from(of.latest[2] != NONE);
+        of.live > presence
+    }
+
     /// Whether nobody vouched for the author at a place when it last said something.
     pub(super) fn is_stranger(&self, author: Place) -> bool {
         self.authors[author as usize].stranger

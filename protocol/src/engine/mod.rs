@@ -138,7 +138,7 @@ impl Engine {
     /// Takes over a newer charter: who may do what, and the policy of new batches.
     pub fn set_charter(&mut self, now: Timestamp, grants: Grants, policy: Policy) {
         self.members.set_grants(&grants);
-        self.meet_again(None);
+        self.meet_again();
         let policy = Arc::new(policy);
         self.policies.insert(policy.hash(), policy.clone());
         self.params.grants = grants;
@@ -271,9 +271,10 @@ impl Engine {
                 let own = self.operator();
                 let changed = match self.members.learn(record) {
                     Learnt::Known | Learnt::Nothing => false,
-                    Learnt::Node(node) => self.meet_again(Some(node)),
+                    Learnt::Node(node) => self.meet_node(&node),
+                    Learnt::Member(operator) => self.meet_member(&operator),
                     // A suspension makes nobody somebody else, and still takes votes away.
-                    Learnt::Memberships => self.meet_again(None) | matches!(record.payload(), Payload::Suspension(_)),
+                    Learnt::Memberships => self.meet_again() | matches!(record.payload(), Payload::Suspension(_)),
                 };
                 if changed {
                     self.standing_changed(now);
@@ -391,7 +392,7 @@ impl Engine {
             self.seals.remove(record);
             if record.kind().life() == Life::Standing {
                 self.members.remove(record);
-                if self.meet_again(None) {
+                if self.meet_again() {
                     self.standing_changed(now);
                 }
             }

@@ -69,13 +69,22 @@ impl Engine {
         }
     }
 
-    /// Members changed: looks up everyone anew, or only the node that the change is about. Returns whether anybody is
-    /// somebody else now.
-    pub(super) fn meet_again(&mut self, only: Option<NodeId>) -> bool {
-        let authors: Vec<Place> = match only {
-            Some(node) => self.board.author(&node.0).into_iter().collect(),
-            None => (0..self.voices.len().min(self.board.authors_len())).filter_map(|at| Place::try_from(at).ok()).collect(),
-        };
+    /// Members changed: looks up everyone anew. Returns whether what anybody said of an action is somebody else's word now.
+    pub(super) fn meet_again(&mut self) -> bool {
+        self.meet((0..self.voices.len().min(self.board.authors_len())).filter_map(|at| Place::try_from(at).ok()).collect())
+    }
+
+    /// [`Engine::meet_again`], where the change is about one node.
+    pub(super) fn meet_node(&mut self, node: &NodeId) -> bool {
+        self.meet(self.board.author(&node.0).into_iter().collect())
+    }
+
+    /// [`Engine::meet_again`], where the change is about one operator.
+    pub(super) fn meet_member(&mut self, operator: &OperatorId) -> bool {
+        self.meet(self.members.certified_by(operator).filter_map(|node| self.board.author(&node.0)).collect())
+    }
+
+    fn meet(&mut self, authors: Vec<Place>) -> bool {
         let mut changed = false;
         for author in authors {
             let voice = self.find_voice(&NodeId(self.board.author_key(author)));
@@ -84,7 +93,7 @@ impl Engine {
                 self.board.vouch(author);
             }
             if before != voice {
-                changed = true;
+                changed |= self.board.speaks_of_actions(author);
                 self.sort_into_crowd(author);
             }
         }

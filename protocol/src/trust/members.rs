@@ -5,6 +5,7 @@
 //! that a founder invites begins one, everyone else is in the branch of who invited them.
 
 mod barred;
+mod joining;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,6 +62,8 @@ pub enum Learnt {
     Nothing,
     /// For whom that node works may be another now.
     Node(NodeId),
+    /// That operator is a member now and was none; for everybody else nothing changed.
+    Member(OperatorId),
     /// Somebody's membership is another now.
     Memberships,
 }
@@ -79,6 +82,7 @@ pub struct Members {
     proofs: BTreeMap<RecordId, bool>,
     /// Whose results don't count.
     barred: barred::Barred,
+    mentions: joining::Mentions,
     /// What follows from all of the above.
     memberships: BTreeMap<OperatorId, Membership>,
 }
@@ -116,7 +120,7 @@ impl Members {
             Payload::NodeCertificate(certificate) if !self.recompute_frauds() => return Learnt::Node(certificate.node),
             Payload::NodeCertificate(_) => true,
             Payload::Ban(_) | Payload::Pardon(_) => self.recompute_and_compare(),
-            _ => self.touches_branches(record) && self.recompute_and_compare(),
+            _ => return self.join(record),
         };
         if changed { Learnt::Memberships } else { Learnt::Nothing }
     }
@@ -140,9 +144,8 @@ impl Members {
     pub fn expects(&self, record: &Record) -> bool {
         let operator = OperatorId(record.author_key());
         let invited = || {
-            self.invitations
-                .values()
-                .any(|invited| self.memberships.contains_key(&invited.inviter) && invited.invitee == Invitee::Operator(operator))
+            let named = self.mentions.named.get(&operator).into_iter().flatten();
+            named.filter_map(|id| self.invitations.get(id)).any(|invited| self.memberships.contains_key(&invited.inviter))
         };
         let bears = || {
             let Payload::OperatorCertificate(certificate) = record.payload() else { return false };
@@ -156,6 +159,7 @@ impl Members {
 
     /// Takes a record out again, as when it expired.
     pub fn remove(&mut self, record: &Record) {
+        self.mentions.remove(record);
         let operator = OperatorId(record.author_key());
         match record.payload() {
             Payload::OperatorCertificate(_) => {
@@ -185,6 +189,7 @@ impl Members {
     }
 
     fn add(&mut self, record: &SharedRecord) -> bool {
+        self.mentions.add(record);
         let operator = OperatorId(record.author_key());
         let id = record.id();
         match record.payload() {
@@ -204,30 +209,6 @@ impl Members {
         }
     }
 
-    /// Whether a record that was just added can change a branch. Most can't, and computing all anew is not cheap: a
-    /// certificate must follow an invitation that is here, an invitation must be a member's and be followed already.
-    fn touches_branches(&self, record: &Record) -> bool {
-        let author = OperatorId(record.author_key());
-        match record.payload() {
-            Payload::OperatorCertificate(certificate) => {
-                let followed = certificate.bearer.as_ref().map(|proof| proof.invitation);
-                followed.is_some_and(|invitation| self.invitations.contains_key(&invitation))
-                    || self.invitations.values().any(|invited| invited.invitee == Invitee::Operator(author))
-            }
-            Payload::Invitation(invitation) => {
-                self.memberships.contains_key(&author)
-                    && match &invitation.invitee {
-                        Invitee::Operator(guest) => self.certificates.contains_key(guest),
-                        Invitee::Bearer { .. } => {
-                            let proofs = self.certificates.values().flat_map(BTreeMap::values).flat_map(|c| &c.bearer);
-                            proofs.into_iter().any(|proof| proof.invitation == record.id())
-                        }
-                    }
-            }
-            _ => false,
-        }
-    }
-
     /// Which operator a node works for. Where a node agreed to work for several, members come before others, then the
     /// earliest certificate counts, then the lowest id. The earliest and not the latest, since what a node attested is
     /// committed to for the operator that it had: a later agreement must not make that void.
@@ -237,9 +218,14 @@ impl Members {
         of_member.or_else(|| claims.values().next()).copied()
     }
 
+    /// The nodes that an operator ever certified, whomever they work for.
+    pub fn certified_by(&self, operator: &OperatorId) -> impl Iterator<Item = &NodeId> {
+        self.mentions.nodes.get(operator).into_iter().flatten()
+    }
+
     /// The nodes that work for an operator.
     pub fn nodes_of(&self, operator: &OperatorId) -> BTreeSet<NodeId> {
-        self.nodes.keys().filter(|node| self.operator_of(node) == Some(*operator)).copied().collect()
+        self.certified_by(operator).filter(|node| self.operator_of(node) == Some(*operator)).copied().collect()
     }
 
     /// The branch of an operator; `None` for all that nobody invited, who together count as one.
@@ -347,16 +333,10 @@ impl Members {
             let mut followed = BTreeSet::new();
             for certificate in certificates.values() {
                 let Some(proof) = &certificate.bearer else { continue };
-                let Some(invited) = self.invitations.get(&proof.invitation) else { continue };
-                let Invitee::Bearer { key, .. } = &invited.invitee else { continue };
-                if certificate.issued > invited.until || followed.contains(&proof.invitation) {
+                if followed.contains(&proof.invitation) {
                     continue;
                 }
-                let good = *self
-                    .proofs
-                    .entry(certificate.id)
-                    .or_insert_with(|| keys::verify(key, &bearer_message(&proof.invitation, operator), &proof.signature).is_ok());
-                if good {
+                if follows_rightly(&self.invitations, &mut self.proofs, operator, certificate) {
                     followed.insert(proof.invitation);
                     claims.entry(proof.invitation).or_default().insert((certificate.id, *operator));
                 }
@@ -370,6 +350,22 @@ impl Members {
         }
         redeemed
     }
+}
+
+/// Whether an operator's certificate follows a ticket in time, and with the ticket's signature.
+fn follows_rightly(
+    invitations: &BTreeMap<RecordId, Invited>,
+    proofs: &mut BTreeMap<RecordId, bool>,
+    operator: &OperatorId,
+    certificate: &Certificate,
+) -> bool {
+    let Some(proof) = &certificate.bearer else { return false };
+    let Some(invited) = invitations.get(&proof.invitation) else { return false };
+    let Invitee::Bearer { key, .. } = &invited.invitee else { return false };
+    certificate.issued <= invited.until
+        && *proofs
+            .entry(certificate.id)
+            .or_insert_with(|| keys::verify(key, &bearer_message(&proof.invitation, operator), &proof.signature).is_ok())
 }
 
 #[cfg(test)]

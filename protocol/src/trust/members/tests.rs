@@ -270,3 +270,42 @@ proptest! {
         prop_assert_eq!(all.memberships(), expected.memberships());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What is learnt record by record is what all of them together say, and every step tells what it changed.
+    #[test]
+    fn learning_one_by_one_comes_to_what_all_say(
+        said in proptest::collection::vec((0u8..5, 1u8..9, 1u8..9), 1..40), tickets in 1u16..4,
+    ) {
+        let vouches = [ticket(1, tickets), ticket(3, 9)];
+        let records: Vec<SharedRecord> = said.iter().map(|(what, by, other)| match what {
+            0 => takes_part(*by),
+            1 => invites(*by, *other),
+            2 => redeems(*by, 1_000 + u64::from(*other), &vouches[usize::from(*other) % 2]),
+            3 => works_for(*by, 1_000, *other + 50),
+            _ => vouches[usize::from(*other) % 2].invitation().clone(),
+        }).collect();
+        let mut learning = members(&[1, 2], []);
+        for (at, record) in records.iter().enumerate() {
+            let before = learning.memberships().clone();
+            let learnt = learning.learn(record);
+            let all = members(&[1, 2], &records[..=at]);
+            prop_assert_eq!(learning.memberships(), all.memberships());
+            match learnt {
+                Learnt::Member(who) => {
+                    prop_assert!(!before.contains_key(&who));
+                    let mut with = before;
+                    with.extend(all.membership(&who).map(|membership| (who, *membership)));
+                    prop_assert_eq!(&with, all.memberships());
+                }
+                Learnt::Memberships => {}
+                _ => prop_assert_eq!(&before, all.memberships()),
+            }
+            for operator in all.operators() {
+                prop_assert_eq!(learning.nodes_of(&operator), all.nodes_of(&operator));
+            }
+        }
+    }
+}
