@@ -91,6 +91,10 @@ impl Metadata for Order {
         if self.ban.is_some() != (self.verb == Verb::Pardon) {
             return Err(TufError::field("ban", "a pardon names a ban, and nothing else does"));
         }
+        // Canonical JSON writes them as they are, which no reader of JSON takes.
+        if self.reason.contains(char::is_control) {
+            return Err(TufError::field("reason", "control characters are not allowed"));
+        }
         Ok(())
     }
 }
