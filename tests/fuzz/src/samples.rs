@@ -41,7 +41,11 @@ pub fn payload(world: &World, kind: Kind, variant: u8) -> Option<Payload> {
         Kind::Batch => Payload::Batch(world.batch(variant).into()),
         Kind::Cancel => Payload::Cancel(Cancel { batch: batch.into() }),
         Kind::Retry => Payload::Retry(Retry { batch: batch.into(), actions: BoundedVec::try_from(vec![LEASE.action]).ok()? }),
-        Kind::Claim => Payload::Claim(Claim { lease: LeaseRef { epoch: u32::from(variant), ..LEASE }, batch: batch.into() }),
+        Kind::Claim => Payload::Claim(Claim {
+            lease: LeaseRef { epoch: u32::from(variant), ..LEASE },
+            batch: batch.into(),
+            follows: ClaimTag::default(),
+        }),
         Kind::Renewal => {
             let progress = LeaseProgress { lease: LEASE, log_bytes: variant.into(), cpu_ms: 1 };
             Payload::Renewal(Renewal { leases: BoundedVec::try_from(vec![progress]).ok()? })
@@ -62,7 +66,7 @@ pub fn payload(world: &World, kind: Kind, variant: u8) -> Option<Payload> {
         Kind::Have => Payload::Have(Have { blobs: BoundedVec::try_from(vec![BlobHash([variant; 32])]).ok()? }),
         Kind::Commitment => {
             let commitment = success(variant).commitment(None, &operator(0), &[3; 32]);
-            Payload::Commitment(Commitment { lease: LEASE, commitment })
+            Payload::Commitment(Commitment { lease: LEASE, commitment, renewed_ago_ms: 0 })
         }
         Kind::Reveal => Payload::Reveal(reveal(variant).into()),
         Kind::Seal => {
