@@ -288,7 +288,7 @@ impl Run {
                 1 => Nature::Unsteady,
                 _ => Nature::Sound,
             };
-            let task = Task { nature, core_seconds: self.dice.log_normal(60.0, 1.0).min(400.0) };
+            let task = Task { nature, core_seconds: self.dice.log_normal(60.0, 1.0).min(400.0), output_bytes: 0 };
             let known = self.world.work.knows(&name);
             let task = if shared && known.is_some() { known.unwrap_or(task) } else { task };
             let cores = 1 + u16::try_from(self.dice.below(2)).unwrap_or(0);
