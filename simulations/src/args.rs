@@ -29,7 +29,10 @@ pub struct Args {
     /// Only so many images of the workload.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub images: Option<u64>,
-    /// Prints one line of JSON a seed instead of a table.
+    /// Writes plots of each seed into this folder, as SVG.
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+    /// Prints one line of JSON a seed, and one more for all of several, instead of tables.
     #[arg(long)]
     pub json: bool,
     /// Prints every event to the standard error, for whoever looks for a fault.

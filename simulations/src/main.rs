@@ -11,7 +11,9 @@ mod dice;
 mod faults;
 mod ledger;
 mod nightly;
+mod plots;
 mod report;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -24,29 +26,42 @@ use clap::Parser as _;
 
 use args::{Args, Scenario};
 use nightly::workload::{IMAGE_STEPS, IMAGES, Workload};
+use plots::Plot;
 use report::Report;
+use summary::Summary;
 
 /// 0 when every check held, 1 when one did not, 2 for arguments that can't be used.
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let nodes = usize::try_from(args.nodes).context("too many nodes for this machine")?;
     let workload = workload(&args)?;
-    let mut failed = Vec::new();
+    let mut reports = Vec::new();
     for seed in args.seed..args.seed.saturating_add(args.seeds) {
-        let report = run(&args, nodes, seed, workload.as_ref())?;
+        let mut report = run(&args, nodes, seed, workload.as_ref())?;
         if args.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {
             report.print();
         }
-        if !report.passed() {
-            failed.push(seed);
+        for plot in std::mem::take(&mut report.plots) {
+            write_plot(&args, &plot)?;
         }
+        reports.push(report);
     }
-    if args.seeds > 1 {
-        eprintln!("{} of {} seeds failed: {failed:?}", failed.len(), args.seeds);
+    let summary = Summary::of(&reports).context("no seed was run")?;
+    match (args.seeds > 1, args.json) {
+        (true, true) => println!("{}", serde_json::to_string(&summary)?),
+        (true, false) => summary.print(),
+        (false, _) => {}
     }
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_plot(args: &Args, plot: &Plot) -> anyhow::Result<()> {
+    let Some(folder) = &args.plots else { return Ok(()) };
+    std::fs::create_dir_all(folder).with_context(|| format!("{} can't be made", folder.display()))?;
+    let path = folder.join(format!("{}.svg", plot.name));
+    std::fs::write(&path, plot.to_svg()).with_context(|| format!("{} can't be written", path.display()))
 }
 
 fn run(args: &Args, nodes: usize, seed: u64, workload: Option<&Workload>) -> anyhow::Result<Report> {
@@ -63,7 +78,11 @@ fn run(args: &Args, nodes: usize, seed: u64, workload: Option<&Workload>) -> any
                     &made_up
                 }
             };
-            Ok(nightly::run(nodes, seed, workload, args.trace)?.report)
+            let mut outcome = nightly::run(nodes, seed, workload, args.trace)?;
+            if args.plots.is_some() {
+                outcome.report.plots = nightly::plots::plots(&outcome);
+            }
+            Ok(outcome.report)
         }
     }
 }

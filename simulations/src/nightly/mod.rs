@@ -1,12 +1,14 @@
 //! The scenario `nightly`: all images of an operating system, built in one night by volunteers who come and go.
 //!
 //! [`workload`] is what is built, [`night`] what it costs, [`volunteers`] who is there; [`bound`] and [`omniscient`] are
-//! what the network is held against, [`figures`] what it came to.
+//! what the network is held against, [`figures`] what it came to,
+//! [`plots`] how that looks.
 
 pub mod bound;
 pub mod figures;
 pub mod night;
 pub mod omniscient;
+pub mod plots;
 pub mod volunteers;
 pub mod workload;
 
