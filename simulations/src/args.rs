@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Parser, ValueEnum};
 
 /// The most nodes of a run: more than DESIGN speaks of, and what 16 GB hold.
@@ -11,7 +13,7 @@ const NODES_MAX: u64 = 20_000;
 pub struct Args {
     /// What is simulated.
     pub scenario: Scenario,
-    /// Number of nodes.
+    /// Number of nodes; of `nightly` of volunteers, beside the maintainer's machine.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(3..=NODES_MAX))]
     pub nodes: u64,
     /// What draws everything.
@@ -20,7 +22,17 @@ pub struct Args {
     /// How many seeds are run, one after the other from `--seed` on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub seeds: u64,
-    /// Prints one line of JSON a seed instead of a table.
+    /// What `nightly` builds: a file of images and their steps; `BARN_WORKLOAD` names it too. Without one a workload of that
+    /// shape is made up.
+    #[arg(long, value_name = "FILE")]
+    pub workload: Option<PathBuf>,
+    /// Only so many images of the workload.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub images: Option<u64>,
+    /// Writes plots of each seed into this folder, as SVG.
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+    /// Prints one line of JSON a seed, and one more for all of several, instead of tables.
     #[arg(long)]
     pub json: bool,
     /// Prints every event to the standard error, for whoever looks for a fault.
@@ -35,4 +47,6 @@ pub enum Scenario {
     Faults,
     /// The same network with nothing going wrong: what conflicts and waits cost by themselves.
     Calm,
+    /// All images of an operating system are built by volunteers who come and go: how long, and at what cost.
+    Nightly,
 }

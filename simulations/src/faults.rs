@@ -18,6 +18,7 @@ use barnraiser_protocol::time::Timestamp;
 
 use crate::checks::{convergence, ending, leases, memory};
 use crate::dice::Dice;
+use crate::plots::{Plot, Series, Shape};
 use crate::report::Report;
 use crate::world::node::{Character, Node};
 use crate::world::people::{People, Society};
@@ -105,6 +106,17 @@ struct Run {
     /// When messages arrive again as before.
     storm_until: Timestamp,
     partition_until: Timestamp,
+    /// What was seen at every tick.
+    samples: Vec<Sample>,
+}
+
+/// What is seen at a tick.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    minutes: f64,
+    up: usize,
+    building: usize,
+    cut_off: usize,
 }
 
 /// Runs the scenario, or the same network without faults. `verbose` prints every event.
@@ -115,12 +127,14 @@ pub fn run(nodes: usize, seed: u64, calm: bool, verbose: bool) -> anyhow::Result
     run.heal();
     let healed = run.world.now;
     let ended = run.recover();
-    let mut report = Report::new(if calm { "calm" } else { "faults" }, nodes, seed, &run.world);
+    let scenario = if calm { "calm" } else { "faults" };
+    let mut report = Report::new(scenario, nodes, seed, &run.world);
     let minutes = |from: Timestamp, to: Timestamp| to.since(from).as_secs_f64() / 60.0;
     report.add("trouble", minutes(START, healed), "min");
     if let Some(ended) = ended {
         report.add("recovery", minutes(healed, ended), "min");
     }
+    report.plots.push(run.plot(scenario, seed, minutes(START, healed)));
     Ok(report)
 }
 
@@ -181,6 +195,7 @@ impl Run {
             paused: Vec::new(),
             storm_until: START,
             partition_until: START,
+            samples: Vec::new(),
         })
     }
 
@@ -205,8 +220,40 @@ impl Run {
             if self.world.now >= tick {
                 leases::check(&mut self.world, false);
                 memory::check(&mut self.world);
+                self.sample();
                 tick = self.world.now + TICK;
             }
+        }
+    }
+
+    fn sample(&mut self) {
+        let nodes = &self.world.nodes;
+        let cut_off = |node: &usize| !(0..nodes.len()).any(|to| to != *node && self.world.weather.connected(*node, to));
+        self.samples.push(Sample {
+            minutes: self.world.now.since(START).as_secs_f64() / 60.0,
+            up: nodes.iter().filter(|node| node.engine.is_some()).count(),
+            building: nodes.iter().map(|node| node.builds.len()).sum(),
+            cut_off: (0..nodes.len()).filter(cut_off).count(),
+        });
+    }
+
+    /// How the network fared, tick by tick.
+    fn plot(&self, scenario: &str, seed: u64, healed: f64) -> Plot {
+        let line = |label, value: fn(&Sample) -> usize| {
+            Series::new(label, Shape::Steps, self.samples.iter().map(|sample| (sample.minutes, value(sample) as f64)).collect())
+        };
+        let nodes = self.world.nodes.len();
+        Plot {
+            name: format!("{scenario}-{nodes}-{seed}"),
+            title: format!("Trouble and recovery, {nodes} nodes, seed {seed}"),
+            axes: ("minutes".into(), "how many".into()),
+            series: vec![
+                line("machines that are up", |sample| sample.up),
+                line("builds that run", |sample| sample.building),
+                line("machines that nobody hears", |sample| sample.cut_off),
+            ],
+            marks: vec![(healed, "everything is healed".into())],
+            places: Vec::new(),
         }
     }
 
@@ -288,7 +335,7 @@ impl Run {
                 1 => Nature::Unsteady,
                 _ => Nature::Sound,
             };
-            let task = Task { nature, core_seconds: self.dice.log_normal(60.0, 1.0).min(400.0) };
+            let task = Task { nature, core_seconds: self.dice.log_normal(60.0, 1.0).min(400.0), output_bytes: 0 };
             let known = self.world.work.knows(&name);
             let task = if shared && known.is_some() { known.unwrap_or(task) } else { task };
             let cores = 1 + u16::try_from(self.dice.below(2)).unwrap_or(0);
@@ -353,6 +400,7 @@ impl Run {
             self.world.run_until(self.world.now + TICK);
             leases::check(&mut self.world, true);
             memory::check(&mut self.world);
+            self.sample();
             if !self.world.checks.faults.is_empty() {
                 return None;
             }

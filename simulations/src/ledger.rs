@@ -2,13 +2,51 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use barnraiser_protocol::engine::{Event, Output};
-use barnraiser_protocol::id::ActionId;
+use barnraiser_protocol::engine::{BuildOrder, Event, Output};
+use barnraiser_protocol::id::{ActionId, BatchId};
 use barnraiser_protocol::record::payload::SlotNo;
 use barnraiser_protocol::record::{Kind, Payload, SharedRecord};
 use barnraiser_protocol::time::Timestamp;
 
 use crate::world::mesh::Spread;
+use crate::world::node::Build;
+
+/// How a build ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It made what was asked for.
+    Built,
+    /// It ended by itself and made nothing.
+    Failed,
+    /// Its node stopped it: the lease was lost or handed back.
+    Stopped,
+    /// It died with its machine.
+    Lost,
+}
+
+/// A build, from its order to its end.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// Where it ran.
+    pub node: usize,
+    /// What was built.
+    pub action: ActionId,
+    /// Cores that it held.
+    pub cores: u16,
+    /// When it was ordered.
+    pub since: Timestamp,
+    /// When it ended.
+    pub until: Timestamp,
+    /// How.
+    pub end: End,
+}
+
+impl Span {
+    /// What it cost in core-seconds.
+    pub fn core_seconds(&self) -> f64 {
+        self.until.since(self.since).as_secs_f64() * f64::from(self.cores)
+    }
+}
 
 /// Counts.
 #[derive(Debug, Default)]
@@ -31,6 +69,10 @@ pub struct Ledger {
     pub builds_ended: u64,
     /// Builds that died with their machine.
     pub builds_lost: u64,
+    /// All builds that have ended in any way, in the order of their ends.
+    pub spans: Vec<Span>,
+    /// Batch → when the first node knew that all its jobs are settled.
+    pub done: BTreeMap<BatchId, Timestamp>,
     /// Leases that their holder lost to another's.
     pub conflicts: u64,
     /// Action → when the first node could have claimed it.
@@ -48,6 +90,9 @@ impl Ledger {
                 self.ready.entry(*action).or_insert(now);
             }
             Output::Event(Event::LeaseLost { reason, .. }) if reason.starts_with("another builder") => self.conflicts += 1,
+            Output::Event(Event::BatchDone { batch, .. }) => {
+                self.done.entry(*batch).or_insert(now);
+            }
             Output::Send(record) => {
                 if let Payload::Claim(claim) = record.payload()
                     && self.claimed.insert((claim.lease.action, claim.lease.slot))
@@ -58,6 +103,12 @@ impl Ledger {
             }
             _ => {}
         }
+    }
+
+    /// A build has ended.
+    pub fn ended(&mut self, node: usize, build: &Build, until: Timestamp, end: End) {
+        let BuildOrder { lease, action, .. } = &build.order;
+        self.spans.push(Span { node, action: lease.action, cores: action.cores, since: build.since, until, end });
     }
 
     /// A record spreads.

@@ -2,7 +2,7 @@
 //!
 //! May touch: simulated clocks, networks, disks and builders. Never real time, sockets or tokio: a run is a function of
 //! its arguments. Where to go next: [`world`] for how it works, [`faults`] for the scenario in which everything goes
-//! wrong, [`checks`] for what must hold all the same.
+//! wrong, [`nightly`] for what a night's work takes, [`checks`] for what must hold all the same.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -10,44 +10,90 @@ mod checks;
 mod dice;
 mod faults;
 mod ledger;
+mod nightly;
+mod plots;
 mod report;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 
 use args::{Args, Scenario};
+use nightly::workload::{IMAGE_STEPS, IMAGES, Workload};
+use plots::Plot;
 use report::Report;
+use summary::Summary;
 
 /// 0 when every check held, 1 when one did not, 2 for arguments that can't be used.
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let nodes = usize::try_from(args.nodes).context("too many nodes for this machine")?;
-    let mut failed = Vec::new();
+    let workload = workload(&args)?;
+    let mut reports = Vec::new();
     for seed in args.seed..args.seed.saturating_add(args.seeds) {
-        let report = run(args.scenario, nodes, seed, args.trace)?;
+        let mut report = run(&args, nodes, seed, workload.as_ref())?;
         if args.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {
             report.print();
         }
-        if !report.passed() {
-            failed.push(seed);
+        for plot in std::mem::take(&mut report.plots) {
+            write_plot(&args, &plot)?;
         }
+        reports.push(report);
     }
-    if args.seeds > 1 {
-        eprintln!("{} of {} seeds failed: {failed:?}", failed.len(), args.seeds);
+    let summary = Summary::of(&reports).context("no seed was run")?;
+    match (args.seeds > 1, args.json) {
+        (true, true) => println!("{}", serde_json::to_string(&summary)?),
+        (true, false) => summary.print(),
+        (false, _) => {}
     }
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run(scenario: Scenario, nodes: usize, seed: u64, verbose: bool) -> anyhow::Result<Report> {
-    match scenario {
-        Scenario::Faults => faults::run(nodes, seed, false, verbose),
-        Scenario::Calm => faults::run(nodes, seed, true, verbose),
+fn write_plot(args: &Args, plot: &Plot) -> anyhow::Result<()> {
+    let Some(folder) = &args.plots else { return Ok(()) };
+    std::fs::create_dir_all(folder).with_context(|| format!("{} can't be made", folder.display()))?;
+    let path = folder.join(format!("{}.svg", plot.name));
+    std::fs::write(&path, plot.to_svg()).with_context(|| format!("{} can't be written", path.display()))
+}
+
+fn run(args: &Args, nodes: usize, seed: u64, workload: Option<&Workload>) -> anyhow::Result<Report> {
+    match args.scenario {
+        Scenario::Faults => faults::run(nodes, seed, false, args.trace),
+        Scenario::Calm => faults::run(nodes, seed, true, args.trace),
+        Scenario::Nightly => {
+            let made_up;
+            let workload = match workload {
+                Some(workload) => workload,
+                None => {
+                    let images = args.images.map_or(Ok(IMAGES), usize::try_from)?;
+                    made_up = Workload::made_up(seed, images, IMAGE_STEPS);
+                    &made_up
+                }
+            };
+            let mut outcome = nightly::run(nodes, seed, workload, args.trace)?;
+            if args.plots.is_some() {
+                outcome.report.plots = nightly::plots::plots(&outcome);
+            }
+            Ok(outcome.report)
+        }
     }
+}
+
+/// The workload that was named, as many images of it as were asked for.
+fn workload(args: &Args) -> anyhow::Result<Option<Workload>> {
+    let named = args.workload.clone().or_else(|| std::env::var_os("BARN_WORKLOAD").map(PathBuf::from));
+    let Some(path) = named.filter(|_| args.scenario == Scenario::Nightly) else { return Ok(None) };
+    let mut workload = Workload::read(&path)?;
+    if let Some(images) = args.images {
+        workload.images.truncate(usize::try_from(images)?);
+    }
+    Ok(Some(workload))
 }

@@ -6,6 +6,7 @@ use barnraiser_protocol::record::Kind;
 use serde::Serialize;
 
 use crate::checks::{Fault, NAMES};
+use crate::plots::Plot;
 use crate::world::World;
 
 /// A figure of a run.
@@ -43,6 +44,9 @@ pub struct Report {
     pub faults: Vec<Fault>,
     /// What was counted.
     pub figures: Vec<Figure>,
+    /// What can be shown of it, where plots were asked for.
+    #[serde(skip)]
+    pub plots: Vec<Plot>,
 }
 
 impl Report {
@@ -75,6 +79,7 @@ impl Report {
             checks: NAMES.iter().map(|name| (*name, !faults.iter().any(|fault| fault.check == *name))).collect(),
             faults,
             figures,
+            plots: Vec::new(),
         }
     }
 

@@ -5,6 +5,8 @@ use clap::Parser as _;
 
 use crate::args::Args;
 use crate::faults;
+use crate::nightly;
+use crate::nightly::workload::Workload;
 
 /// Nodes of a run: enough for every policy, few enough for every day.
 const NODES: usize = 12;
@@ -62,4 +64,17 @@ fn bad_arguments_are_refused_with_exit_code_2() {
         assert_eq!(error.exit_code(), 2, "{line}: {error}");
     }
     assert!(Args::try_parse_from(["barnraiser-simulations", "faults", "--nodes", "3", "--seed", "7", "--json"]).is_ok());
+}
+
+/// A small night: three images, ten volunteers.
+#[test]
+fn small_night_comes_to_its_end_and_the_same_seed_gives_the_same_trace() {
+    let night = |seed| nightly::run(10, seed, &Workload::made_up(seed, 3, 40), false).unwrap();
+    let (one, again, other) = (night(1), night(1), night(2));
+    for outcome in [&one, &other] {
+        assert!(outcome.report.passed(), "{:?}", outcome.report.faults);
+        assert!(outcome.end.since(outcome.begin) >= outcome.bound.longest());
+    }
+    assert_eq!(one.report.trace_hash, again.report.trace_hash);
+    assert_ne!(one.report.trace_hash, other.report.trace_hash);
 }

@@ -93,6 +93,11 @@ impl BatchState {
         matches!(self.halt, None | Some(Halt::Cancelled)) && self.graph.is_some()
     }
 
+    /// Whether something below a job failed for good.
+    pub fn is_barred(&self, job: JobIndex) -> bool {
+        self.barred.contains(&job)
+    }
+
     /// Whether its jobs are to be built.
     pub fn is_live(&self) -> bool {
         self.halt.is_none() && self.graph.is_some()

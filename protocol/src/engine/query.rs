@@ -468,13 +468,26 @@ impl Engine {
         let mut waits = Vec::new();
         for need in graph.needs(index) {
             let label = graph.label(need);
-            match self.job_state(id, need) {
-                (JobState::Failed, _) => return (JobState::Failed, format!("{label}, which it needs, failed")),
-                (JobState::CrossVerified, _) => {}
-                (state, _) => waits.push(format!("{label} ({state})")),
+            match self.need_state(id, need) {
+                JobState::Failed => return (JobState::Failed, format!("{label}, which it needs, failed")),
+                JobState::CrossVerified => {}
+                state => waits.push(format!("{label} ({state})")),
             }
         }
         (JobState::Waiting, format!("waits for {}", waits.join(", ")))
+    }
+
+    /// The state of what a job needs, without the reason. Of what is not bound itself the needs are not asked in turn: in a
+    /// graph of some depth there are more ways down than anybody can go.
+    fn need_state(&self, id: &BatchId, need: JobIndex) -> JobState {
+        let Some(state) = self.batches.get(id) else { return JobState::Waiting };
+        let bound = state.bindings.get(need.0 as usize).is_some_and(|binding| binding.action().is_some());
+        match (bound, state.superseded_by) {
+            (true, _) => self.job_state(id, need).0,
+            (false, _) if state.is_barred(need) => JobState::Failed,
+            (false, Some(_)) => JobState::Superseded,
+            (false, None) => JobState::Waiting,
+        }
     }
 
     fn why_disputed(&self, action: &super::settle::ActionState, what: &str) -> String {

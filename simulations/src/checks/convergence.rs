@@ -13,7 +13,12 @@ const OLD: Duration = Duration::from_secs(180);
 
 /// What keeps the live nodes from being alike; `None` where nothing does.
 pub fn difference(world: &World) -> Option<String> {
-    let up: Vec<usize> = (0..world.nodes.len()).filter(|node| world.nodes[*node].engine.is_some()).collect();
+    difference_between(world, 0..world.nodes.len())
+}
+
+/// What keeps those of `nodes` that are up from being alike.
+pub fn difference_between(world: &World, nodes: impl Iterator<Item = usize>) -> Option<String> {
+    let up: Vec<usize> = nodes.filter(|node| world.nodes[*node].engine.is_some()).collect();
     let (&first, others) = up.split_first()?;
     let known = settled_records(world, first);
     let concluded = world.nodes[first].engine.as_ref().map(conclusions);

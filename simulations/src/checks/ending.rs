@@ -71,7 +71,7 @@ pub fn hanging(jobs: &[JobView]) -> BTreeSet<String> {
 /// Whether a live node may and can take a slot of the job, or holds one.
 fn could_go_on(world: &World, engine: &Engine, job: &JobView) -> bool {
     let Some(id) = job.action else { return false };
-    let (Some(action), Some(policy)) = (engine.action(&id), engine.batch(&job.batch).and_then(|view| engine.policy(&view.policy))) else {
+    let (Some(action), Some(policy)) = (engine.action(&id), super::policy_of(engine, &job.batch)) else {
         return false;
     };
     let live = |slot: &&barnraiser_protocol::engine::query::SlotView| {

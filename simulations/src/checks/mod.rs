@@ -13,6 +13,9 @@ pub mod policy;
 pub mod votes;
 
 use barnraiser_protocol::engine::{Engine, Event, Output};
+use barnraiser_protocol::id::{BatchId, RecordId};
+use barnraiser_protocol::policy::Policy;
+use barnraiser_protocol::record::Payload;
 use barnraiser_protocol::time::Timestamp;
 use serde::Serialize;
 
@@ -32,6 +35,15 @@ pub struct Fault {
     pub at_ms: u64,
     /// What.
     pub what: String,
+}
+
+/// The policy that a batch pins, if both are known. Not through what the engine tells people of a batch: that counts all
+/// of its jobs.
+fn policy_of<'a>(engine: &'a Engine, batch: &BatchId) -> Option<&'a Policy> {
+    match engine.record(&RecordId(batch.0))?.payload() {
+        Payload::Batch(batch) => engine.policy(&batch.policy).map(AsRef::as_ref),
+        _ => None,
+    }
 }
 
 /// What was found so far.

@@ -13,7 +13,7 @@ use super::votes::branches_for;
 /// A build that starts must have inputs that its batch's policy lets others use.
 pub fn check_start(engine: &Engine, order: &BuildOrder) -> Result<(), String> {
     let Some(graph) = engine.graph(&order.batch) else { return Err(format!("{} is built for a batch without graph", order.label)) };
-    let Some(policy) = engine.batch(&order.batch).and_then(|view| engine.policy(&view.policy)) else {
+    let Some(policy) = super::policy_of(engine, &order.batch) else {
         return Err(format!("{} is built for a batch without policy", order.label));
     };
     let jobs = engine.jobs_of(&order.lease.action);
@@ -54,8 +54,7 @@ pub fn check_open(engine: &Engine, result: &OwnResult) -> Result<(), String> {
     let wanted = engine
         .jobs_of(&action)
         .iter()
-        .filter_map(|(batch, _)| engine.batch(batch))
-        .filter_map(|view| engine.policy(&view.policy))
+        .filter_map(|(batch, _)| super::policy_of(engine, batch))
         .map(|policy| usize::from(policy.quorum))
         .min();
     let branches: BTreeSet<_> = engine

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use barnraiser_protocol::engine::Engine;
-use barnraiser_protocol::id::{ActionId, NodeId, OperatorId};
+use barnraiser_protocol::id::{ActionId, BatchId, NodeId, OperatorId};
 use barnraiser_protocol::outcome::Outcome;
 use barnraiser_protocol::policy::{Policy, Voters};
 use barnraiser_protocol::verdict::{Verdict, VerdictState};
@@ -37,9 +37,11 @@ pub fn revealed(engine: &Engine, action: &ActionId) -> BTreeMap<OperatorId, BTre
 /// Checks all verdicts of an action.
 pub fn check(engine: &Engine, action: &ActionId, work: &Work) -> Result<(), String> {
     let words = revealed(engine, action);
-    for (batch, _) in engine.jobs_of(action) {
+    let mut batches: Vec<BatchId> = engine.jobs_of(action).into_iter().map(|(batch, _)| batch).collect();
+    batches.dedup();
+    for batch in batches {
         let Some(verdict) = engine.verdict_of(&batch, action) else { continue };
-        let Some(policy) = engine.batch(&batch).and_then(|view| engine.policy(&view.policy)) else { continue };
+        let Some(policy) = super::policy_of(engine, &batch) else { continue };
         check_verdict(engine, &verdict, policy, &words).map_err(|what| format!("{}: {what}: {verdict:?}", action.short()))?;
         let Some(action) = engine.action(action).filter(|_| verdict.state == VerdictState::CrossVerified) else { continue };
         // Liars never agree with each other, so what the quorum agrees on is what honest machines make.

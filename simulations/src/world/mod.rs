@@ -2,10 +2,11 @@
 //! (time, number), so a run depends on its seed alone.
 //!
 //! The world does for an engine what the node program does for the real one: it delivers records, syncs the disk before
-//! it sends what must be durable, fetches blobs, runs builds. [`weather`] is the network, [`node`] the machine,
-//! [`disk`] what survives a crash, [`work`] what builds make, [`people`] who owns the machines.
+//! it sends what must be durable, fetches blobs, runs builds. [`weather`] is the network, [`links`] how fast blobs come
+//! over it, [`node`] the machine, [`disk`] what survives a crash, [`work`] what builds make, [`people`] who owns the machines.
 
 pub mod disk;
+pub mod links;
 mod meeting;
 pub mod mesh;
 pub mod node;
@@ -27,8 +28,9 @@ use barnraiser_protocol::time::Timestamp;
 
 use crate::checks::Checks;
 use crate::dice::Dice;
-use crate::ledger::Ledger;
+use crate::ledger::{End, Ledger};
 use disk::Write;
+use links::Links;
 use mesh::{Arrival, Mesh};
 use node::{Build, Node};
 use trace::Trace;
@@ -94,6 +96,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// What is between them.
     pub weather: Weather,
+    /// How fast blobs come over it.
+    pub links: Links,
     /// What is built.
     pub work: Work,
     /// What all nodes have in common.
@@ -109,6 +113,8 @@ pub struct World {
     /// How many of the first nodes keep what is revealed for the others.
     pub holders: usize,
     mesh: Mesh,
+    /// How many machines left for good.
+    pub replaced: usize,
     agenda: BinaryHeap<Reverse<Entry>>,
     number: u64,
     dice: Dice,
@@ -122,6 +128,7 @@ impl World {
             mesh: Mesh::new(nodes.len(), seed),
             nodes,
             weather,
+            links: Links::default(),
             work,
             params,
             trace: Trace::default(),
@@ -129,6 +136,7 @@ impl World {
             checks: Checks::default(),
             compare_every: Duration::from_secs(30),
             holders: 1,
+            replaced: 0,
             agenda: BinaryHeap::new(),
             number: 0,
             dice: Dice::new(seed, "world"),
@@ -191,8 +199,20 @@ impl World {
         self.trace.add(self.now, format_args!("crash {node}"));
         self.ledger.builds_lost += self.nodes[node].builds.len() as u64;
         self.mesh.leave(node);
+        for build in self.nodes[node].builds.values() {
+            self.ledger.ended(node, build, self.now, End::Lost);
+        }
         self.nodes[node].stop();
         self.nodes[node].disk.crash(&mut self.dice);
+    }
+
+    /// Puts another machine, which is down, into the place of one that is down and never comes back.
+    pub fn replace(&mut self, place: usize, mut newcomer: Node) {
+        // What was meant for the one before is not meant for this one.
+        newcomer.life = self.nodes[place].life;
+        self.work.forget_holder(place);
+        self.nodes[place] = newcomer;
+        self.replaced += 1;
     }
 
     /// Sets a machine's clock.
@@ -307,7 +327,8 @@ impl World {
             }
             Output::Start(order) => self.begin_build(node, order),
             Output::Stop(lease) => {
-                if self.nodes[node].builds.remove(&lease).is_some() {
+                if let Some(build) = self.nodes[node].builds.remove(&lease) {
+                    self.ledger.ended(node, &build, self.now, End::Stopped);
                     self.trace.add(self.now, format_args!("stop {node} {}", lease_text(&lease)));
                 }
             }
@@ -404,15 +425,19 @@ impl World {
         } else {
             (self.work.make(&order.action, &mut self.dice), once)
         };
+        let fetching = if missing { Duration::ZERO } else { self.fetching(node, &order.action) };
         for need in order.action.needs.iter().filter(|_| !missing) {
             self.work.hold(need.tree, node);
+        }
+        if let (Some(tree), Some(task)) = (outcome.tree(), self.work.task(&order.action)) {
+            self.work.weigh(tree, task.output_bytes);
         }
         // The second build is not begun where the first says nothing of the job.
         let again = (order.twice && outcome.is_vote()).then(|| match outcome.tree() {
             Some(_) if !character.lies => self.work.make(&order.action, &mut self.dice),
             _ => outcome.clone(),
         });
-        let took = if again.is_some() { took * 2 } else { took };
+        let took = fetching + if again.is_some() { took * 2 } else { took };
         let (life, since) = (self.nodes[node].life, self.now);
         self.nodes[node].builds.insert(lease, Build { order, outcomes: (outcome, again), since });
         self.after(took, Happening::Built { node, life, lease, since });
@@ -423,7 +448,10 @@ impl World {
         if self.nodes[node].life != life || self.nodes[node].builds.get(&lease).is_none_or(|build| build.since != since) {
             return;
         }
-        let Some(Build { order, outcomes: (outcome, again), since }) = self.nodes[node].builds.remove(&lease) else { return };
+        let Some(build) = self.nodes[node].builds.remove(&lease) else { return };
+        let made = build.outcomes.0.tree().is_some();
+        self.ledger.ended(node, &build, self.now, if made { End::Built } else { End::Failed });
+        let Build { order, outcomes: (outcome, again), since } = build;
         self.trace.add(self.now, format_args!("built {node} {}", lease_text(&lease)));
         self.ledger.builds_ended += 1;
         let particulars = particulars(&order, self.now.since(since));

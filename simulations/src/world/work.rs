@@ -33,6 +33,8 @@ pub struct Task {
     pub nature: Nature,
     /// What it costs on a machine of speed 1.
     pub core_seconds: f64,
+    /// How large its output is; 0 where the time that transfers take is left out.
+    pub output_bytes: u64,
 }
 
 /// Everything that is built, and who has it.
@@ -42,6 +44,7 @@ pub struct Work {
     /// Graphs and policies.
     blobs: BTreeMap<BlobHash, Arc<[u8]>>,
     holders: BTreeMap<BlobHash, BTreeSet<usize>>,
+    lengths: BTreeMap<BlobHash, u64>,
 }
 
 impl Work {
@@ -118,6 +121,28 @@ impl Work {
     /// Who has a blob.
     pub fn holders(&self, blob: &BlobHash) -> impl Iterator<Item = usize> + '_ {
         self.holders.get(blob).into_iter().flatten().copied()
+    }
+
+    /// Whether `node` has a blob.
+    pub fn has(&self, blob: &BlobHash, node: usize) -> bool {
+        self.holders.get(blob).is_some_and(|holders| holders.contains(&node))
+    }
+
+    /// The machine called `node` is gone with all that it had.
+    pub fn forget_holder(&mut self, node: usize) {
+        for holders in self.holders.values_mut() {
+            holders.remove(&node);
+        }
+    }
+
+    /// Notes how large an output is.
+    pub fn weigh(&mut self, tree: BlobHash, bytes: u64) {
+        self.lengths.insert(tree, bytes);
+    }
+
+    /// How large an output is.
+    pub fn length(&self, tree: &BlobHash) -> u64 {
+        self.lengths.get(tree).copied().unwrap_or(0)
     }
 
     /// The bytes of a graph or policy.

@@ -169,3 +169,21 @@ fn equal_bytes_of_a_rebuilt_input_cut_the_work_off() {
     assert_eq!(net.engines[0].batch_result(&second), Some(true), "the rest was not known to be built");
     assert_eq!(net.engines[0].board.of_kind(Kind::Reveal).count(), reveals + 1);
 }
+
+/// Fifty layers of two jobs, each needing both of the layer below: what is said of a job must not follow every way down.
+#[test]
+fn state_of_a_deep_graph_is_told_without_going_every_way_down() {
+    let mut jobs = vec![job("a 0", &[]), job("b 0", &[])];
+    for layer in 1..50 {
+        let below = [2 * (layer - 1), 2 * layer - 1];
+        jobs.extend([job(&format!("a {layer}"), &below), job(&format!("b {layer}"), &below)]);
+    }
+    let mut net = Net::new(3, Policy::small(), Graph::default());
+    net.fails = true;
+    let batch = submit(&mut net, 0, Graph { jobs }, |_| {});
+    let last = net.job(0, &batch, 99);
+    assert_eq!((last.state, &*last.why), (JobState::Waiting, "waits for a 48 (waiting), b 48 (waiting)"));
+    net.work();
+    let last = net.job(0, &batch, 99);
+    assert_eq!((last.state, &*last.why), (JobState::Failed, "a 48, which it needs, failed"));
+}
