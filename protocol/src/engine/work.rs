@@ -39,6 +39,9 @@ const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
 /// How long a node that was restarted waits to hear what it missed, before it takes work by what it knew.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// How long a lease is renewed that has ended in a result. Records overtake each other: who heard of the next Renewal before
+/// the Commitment would think that the lease had lapsed long ago, and claim the slot at once.
+const STILL_RENEWED: Duration = Duration::from_secs(30);
 /// How many ready jobs are looked at first when capacity becomes free, ...
 const SEEK_FIRST: usize = 64;
 /// ... how many if this node can take too few of these: all but those of enormous batches, ...
@@ -56,10 +59,18 @@ struct OwnLease {
     cpu_ms: u64,
 }
 
+impl OwnLease {
+    const fn progress(&self, lease: LeaseRef) -> LeaseProgress {
+        LeaseProgress { lease, log_bytes: self.log_bytes, cpu_ms: self.cpu_ms }
+    }
+}
+
 /// What this node has in hand.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     leases: BTreeMap<LeaseRef, OwnLease>,
+    /// Leases that ended in a result lately, and when.
+    ended: Vec<(Timestamp, LeaseProgress)>,
     results: BTreeMap<LeaseRef, OwnResult>,
     /// Actions that this node can't build now, and until when.
     avoid: BTreeMap<ActionId, Timestamp>,
@@ -315,7 +326,7 @@ impl Engine {
 
     fn drop_lease(&mut self, now: Timestamp, lease: LeaseRef, reason: &str) {
         if let Some(own) = self.desk.leases.remove(&lease) {
-            self.give_back(now, own);
+            self.give_back(now, &own);
             // Not at once: more may follow from what took the lease away.
             self.arm_earlier(Timer::Seek, now);
             self.outputs.push_back(Output::Stop(lease));
@@ -324,7 +335,7 @@ impl Engine {
         }
     }
 
-    fn give_back(&mut self, now: Timestamp, own: OwnLease) {
+    fn give_back(&mut self, now: Timestamp, own: &OwnLease) {
         self.desk.free_since = now;
         self.desk.free.cores = self.desk.free.cores.saturating_add(own.cores);
         self.desk.free.memory = self.desk.free.memory.saturating_add(own.memory);
@@ -368,14 +379,11 @@ impl Engine {
     }
 
     pub(super) fn renew(&mut self, now: Timestamp) {
-        let leases: Vec<LeaseProgress> = self
-            .desk
-            .leases
-            .iter()
-            .map(|(lease, own)| LeaseProgress { lease: *lease, log_bytes: own.log_bytes, cpu_ms: own.cpu_ms })
-            .take(LEASES_PER_NODE_MAX)
-            .collect();
-        if leases.is_empty() {
+        self.desk.ended.retain(|(at, _)| now.since(*at) < STILL_RENEWED);
+        let held = self.desk.leases.iter().map(|(lease, own)| own.progress(*lease));
+        let ended = self.desk.ended.iter().rev().map(|(_, progress)| *progress);
+        let leases: Vec<LeaseProgress> = held.chain(ended).take(LEASES_PER_NODE_MAX).collect();
+        if self.desk.leases.is_empty() {
             return;
         }
         self.arm(Timer::Renew, now + self.params.lease_ttl / 3);
@@ -390,7 +398,7 @@ impl Engine {
         let Some(own) = self.desk.leases.remove(&lease) else {
             return; // stopped in the meantime
         };
-        self.give_back(now, own);
+        self.give_back(now, &own);
         self.presence_changed(now);
         if matches!(outcome, Outcome::Failure { class: FailureClass::Fetch, .. }) {
             // Missing inputs defer the job and burn no attempt: somebody else may get them.

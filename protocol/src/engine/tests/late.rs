@@ -1,5 +1,6 @@
 //! Clocks that are behind, nodes that come back, and what is heard late. The simulator found what is tested here.
 
+use super::lease::SlotState;
 use super::*;
 
 /// One slot, one result.
@@ -251,4 +252,30 @@ fn lease_that_was_renewed_stays_so_when_its_renewal_is_forgotten() {
         let slots = engine.slots_of(place);
         assert_eq!(slots[0].1.tenure().unwrap().node, node_key(holder).node(), "{renewed_ago_ms}");
     }
+}
+
+/// The next Renewal of a machine with several leases may overtake the Commitment under one of them. Others took that
+/// lease for lapsed since its claim, and claimed the slot at once.
+#[test]
+fn renewal_that_overtakes_a_commitment_ends_no_lease() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[]), job("lua", &[])] });
+    rest(&mut net, 2, true);
+    let two = Lend { cores: 2, ..lend() };
+    net.engines[1].handle(net.now, Input::Lend(two));
+    net.engines[1].handle(net.now, Input::Capacity(Capacity { cores: 2, memory: 8 << 30 }));
+    net.submit();
+    net.run(Duration::from_secs(600));
+    assert_eq!(net.engines[1].own_leases().len(), 2);
+    let first = net.engines[1].own_leases()[0];
+    let outcome = Outcome::Success { tree: BlobHash([1; 32]) };
+    let finished = Input::Finished { lease: first, outcome, again: None, particulars: particulars() };
+    net.engines[1].handle(net.now, finished);
+    while net.engines[1].board.latest_of(&node_key(1).node(), Kind::Renewal).unwrap().issued() < net.now {
+        net.now = net.engines[1].poll_timeout().unwrap();
+        net.engines[1].handle_timeout(net.now);
+    }
+    let renewal = net.engines[1].board.latest_of(&node_key(1).node(), Kind::Renewal).unwrap().clone();
+    net.engines[2].receive(net.now, &renewal);
+    let place = net.engines[2].board.action(&first.action).unwrap();
+    assert!(matches!(net.engines[2].slots_of(place)[0].1, SlotState::Held(_)));
 }
