@@ -216,7 +216,10 @@ impl Engine {
     /// What follows from a record that is new to the board.
     fn learn(&mut self, now: Timestamp, record: &SharedRecord) {
         match record.payload() {
-            Payload::Batch(_) => self.learn_batch(record),
+            Payload::Batch(_) => {
+                self.is_behind(now, record);
+                self.learn_batch(record);
+            }
             Payload::Cancel(cancel) => {
                 // A stranger may end what it submitted itself and nothing else, so looking would be in vain.
                 let by = record.author_key();

@@ -37,7 +37,7 @@ const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
 const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
-/// How long a node that was restarted waits to hear what it missed, before it takes work by what it knew.
+/// How long a node that was restarted, or joins late, waits to hear what it missed, before it takes work by what it knows.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// How long a lease is renewed that has ended in a result. Records overtake each other: who heard of the next Renewal before
 /// the Commitment would think that the lease had lapsed long ago, and claim the slot at once.
@@ -78,8 +78,10 @@ pub(super) struct Desk {
     /// Since when so much is free.
     free_since: Timestamp,
     pub(super) propagation: Propagation,
-    /// Until when this node, after a restart, expects to hear what it missed.
+    /// Until when this node expects to hear what it missed.
     behind_until: Option<Timestamp>,
+    /// Whether it has heard that once, or waited in vain.
+    abreast: bool,
     announced: Option<(Timestamp, Presence)>,
     /// The node stops: it has taken back its Presence.
     left: bool,
@@ -193,8 +195,19 @@ impl Engine {
         Err(again)
     }
 
+    /// A batch that is older than this node's part in the network: of what is being built for it, claims arrive before
+    /// signs of life, and leases look as if they had lapsed.
+    pub(super) fn is_behind(&mut self, now: Timestamp, batch: &SharedRecord) {
+        if !self.desk.abreast && self.desk.behind_until.is_none() && now.since(batch.issued()) > CATCH_UP_MAX {
+            self.desk.behind_until = Some(now + CATCH_UP_MAX);
+            self.presence_changed(now);
+            self.arm(Timer::Seek, now + CATCH_UP_MAX);
+        }
+    }
+
     /// This node has heard what it missed, or nobody was there to tell.
     pub(super) fn caught_up(&mut self, now: Timestamp) {
+        self.desk.abreast = true;
         if self.desk.behind_until.take().is_some() {
             self.presence_changed(now);
             self.arm_earlier(Timer::Seek, now);

@@ -279,3 +279,25 @@ fn renewal_that_overtakes_a_commitment_ends_no_lease() {
     let place = net.engines[2].board.action(&first.action).unwrap();
     assert!(matches!(net.engines[2].slots_of(place)[0].1, SlotState::Held(_)));
 }
+
+/// Who joins in the middle of a night hears of old claims before it hears that they were renewed. It claimed everything
+/// that was being built, once.
+#[test]
+fn who_joins_late_claims_nothing_before_it_has_heard_everything() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[])] });
+    rest(&mut net, 2, true);
+    net.submit();
+    net.run(Duration::from_secs(600));
+    assert_eq!(net.engines[1].own_leases().len(), 1);
+    let mut late = restarted(&net, 2, |record| record.kind().by_operator());
+    for record in net.engines[0].board.records().filter(|record| record.kind() != Kind::Renewal) {
+        late.receive(net.now, record);
+    }
+    late.handle_timeout(net.now);
+    assert_eq!(starts(&net, &mut late), []);
+    let renewal = net.engines[1].board.latest_of(&node_key(1).node(), Kind::Renewal).unwrap();
+    late.receive(net.now + Duration::from_secs(1), renewal);
+    late.handle(net.now + Duration::from_secs(1), Input::Synced);
+    late.handle_timeout(net.now + Duration::from_secs(30));
+    assert_eq!(starts(&net, &mut late), []);
+}
