@@ -8,17 +8,23 @@
 //!
 //! Where to go next: [`board`] holds the records, [`lease`] says who holds a slot, [`jobs`] binds jobs to actions,
 //! [`settle`] computes verdicts, [`slots`] what is open, [`queue`] holds ready work in order, [`work`] claims, renews, commits and
-//! reveals for this node. Actions and authors are named by their places on the board inside, and by their ids outside.
+//! reveals for this node. What a failure counts is in [`crate::blame`]; from it follow [`tries`], [`losses`], [`progress`]
+//! (builds that stand still), [`rest`] and [`proof`] (machines at fault). [`reasons`] says it in words. Actions and authors are named by their places on the board inside, and by their ids outside.
 
 pub mod board;
 pub mod io;
 mod jobs;
 pub mod lease;
+mod losses;
+mod progress;
+mod proof;
 pub mod query;
 mod queue;
+mod reasons;
 mod rest;
 mod settle;
 mod slots;
+mod tries;
 mod voices;
 mod work;
 
@@ -280,7 +286,7 @@ impl Engine {
             Input::Leave => self.leave(now),
             Input::Fetched { want, bytes } => self.fetched(now, want, &bytes),
             Input::Graph(batch, graph) => self.share_graph(now, batch, graph),
-            Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(lease, log_bytes, cpu_ms),
+            Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(now, lease, log_bytes, cpu_ms),
             Input::Finished { lease, outcome, again, particulars } => self.finish(now, lease, (outcome, again), particulars),
             Input::Author(payload, lifetime) => {
                 self.author(now, payload, lifetime);

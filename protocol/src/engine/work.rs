@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rand_chacha::rand_core::Rng as _;
 
+use crate::blame::{PROOF_SLOT, is_larger};
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId};
 use crate::outcome::{FailureClass, Outcome, Particulars};
@@ -18,11 +19,13 @@ use crate::record::payload::{
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
+use crate::verdict::ballot::lost_in_silence;
 use crate::verdict::{Verdict, verdict};
 
 use super::Engine;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
 use super::lease::SlotState;
+use super::progress::nothing_known;
 use super::settle::Demand;
 use turn::Turn;
 
@@ -38,6 +41,8 @@ const PROPAGATION_GUESS: Duration = Duration::from_millis(50);
 const PROPAGATION_BOUNDS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
+/// How long it leaves one alone that its machine spoilt.
+const SPOILT_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a node that was restarted waits to hear what it missed, before it takes work by what it knew.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// How many ready jobs are looked at first when capacity becomes free, ...
@@ -55,6 +60,8 @@ struct OwnLease {
     memory: u64,
     log_bytes: u64,
     cpu_ms: u64,
+    /// When one of them last grew.
+    moved: Timestamp,
 }
 
 /// What this node has in hand.
@@ -107,8 +114,16 @@ impl Desk {
         self.avoid.get(action).copied()
     }
 
-    pub fn progress(&mut self, lease: LeaseRef, log_bytes: u64, cpu_ms: u64) {
+    /// Memory that is free of what is lent, in bytes.
+    pub const fn free_memory(&self) -> u64 {
+        self.free.memory
+    }
+
+    pub fn progress(&mut self, now: Timestamp, lease: LeaseRef, log_bytes: u64, cpu_ms: u64) {
         if let Some(own) = self.leases.get_mut(&lease) {
+            if log_bytes > own.log_bytes || cpu_ms > own.cpu_ms {
+                own.moved = now;
+            }
             own.log_bytes = log_bytes;
             own.cpu_ms = cpu_ms;
         }
@@ -118,10 +133,21 @@ impl Desk {
 impl Engine {
     /// What this network's leases use of the machine.
     pub fn in_use(&self) -> Capacity {
-        self.desk.leases.values().fold(Capacity::default(), |sum, lease| Capacity {
+        self.desk.leases.values().fold(self.proving_uses(), |sum, lease| Capacity {
             cores: sum.cores.saturating_add(lease.cores),
             memory: sum.memory.saturating_add(lease.memory),
         })
+    }
+
+    /// How far the builds under this node's leases are.
+    pub(super) fn own_progress(&self) -> Vec<LeaseProgress> {
+        let progress = |(lease, own): (&LeaseRef, &OwnLease)| LeaseProgress {
+            lease: *lease,
+            log_bytes: own.log_bytes,
+            cpu_ms: own.cpu_ms,
+            moved: own.moved,
+        };
+        self.desk.leases.iter().map(progress).collect()
     }
 
     /// The leases that this node holds.
@@ -219,7 +245,7 @@ impl Engine {
 
     /// Whether this node would take work that fits, as it tells the others.
     fn is_willing(&self) -> bool {
-        let held_back = self.desk.behind_until.is_some() || self.rest.until().is_some();
+        let held_back = self.desk.behind_until.is_some() || self.rest.holds_back();
         self.config.lend.builds && !held_back && self.desk.leases.len() < LEASES_PER_NODE_MAX
     }
 
@@ -255,36 +281,44 @@ impl Engine {
     }
 
     fn claim(&mut self, now: Timestamp, place: Place, slot: SlotNo, epoch: u32) {
-        let (Some(demand), Some(state)) = (self.demand(place), self.state(place)) else { return };
-        let action = self.board.action_id(place);
-        let Some(whole) = self.action_at(place) else {
+        let Some(demand) = self.demand(place) else { return };
+        let lease = LeaseRef { action: self.board.action_id(place), slot, epoch };
+        let Some(order) = self.order(place, lease, &demand) else {
             // An input is in doubt since it was bound; when that is settled, it is bound anew.
-            self.desk.avoid.insert(action, now + INPUT_BACKOFF);
+            self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
             return;
         };
-        let lease = LeaseRef { action, slot, epoch };
-        let order = BuildOrder {
-            lease,
-            needs_from: whole.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
-            action: Arc::new(whole),
-            label: state.label.to_string(),
-            batch: demand.batch,
-            limits: demand.limits.clone(),
-            twice: slot.is_arbiter(),
-            sources_from: self.submitters(&action),
-        };
         self.queue.serve(place);
-        let own = OwnLease { cores: order.action.cores, memory: demand.limits.memory, log_bytes: 0, cpu_ms: 0 };
-        self.desk.free.cores = self.desk.free.cores.saturating_sub(own.cores);
-        self.desk.free.memory = self.desk.free.memory.saturating_sub(own.memory);
+        let own = OwnLease { cores: order.action.cores, memory: order.limits.memory, log_bytes: 0, cpu_ms: 0, moved: now };
+        self.take_free(Capacity { cores: own.cores, memory: own.memory });
         self.desk.leases.insert(lease, own);
         self.presence_changed(now);
         self.arm_earlier(Timer::Renew, now + self.params.lease_ttl / 3);
         let batch = demand.batch;
         let lifetime = Kind::Claim.lifetime_max();
         if self.author(now, Payload::Claim(Claim { lease, batch }), lifetime).is_some() && self.desk.leases.contains_key(&lease) {
+            // What is to be said of it if the machine dies with it; what really comes of it takes its place.
+            let (outcome, mut salt) = (lost_in_silence(), [0; 32]);
+            self.rng.fill_bytes(&mut salt);
+            let lost = OwnResult { lease, outcome, again: None, salt, particulars: nothing_known() };
+            self.outputs.push_back(Output::PersistResult(lost));
             self.outputs.push_back(Output::Start(order));
         }
+    }
+
+    /// The order to build an action; `None` while one of its inputs is in doubt.
+    pub(super) fn order(&self, place: Place, lease: LeaseRef, demand: &Demand) -> Option<BuildOrder> {
+        let whole = self.action_at(place)?;
+        Some(BuildOrder {
+            lease,
+            needs_from: whole.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
+            action: Arc::new(whole),
+            label: self.state(place)?.label.to_string(),
+            batch: demand.batch,
+            limits: self.limits_of(place, lease.slot, demand),
+            twice: lease.slot.is_arbiter(),
+            sources_from: self.submitters(&lease.action),
+        })
     }
 
     /// Authors of the batches whose jobs stand for the action.
@@ -333,7 +367,10 @@ impl Engine {
         // A cancelled action's results stay closed unless they were enough already: nobody waits for them.
         let enough = demand.is_some_and(|demand| self.committers(place, demand).len() >= demand.quorum());
         for lease in results {
-            if lease.slot.is_arbiter() || enough {
+            // A larger machine's word decides whether others are asked at all, and of what says nothing of the job there is
+            // nothing to copy.
+            let spoilt = self.desk.results.get(&lease).is_some_and(|result| !result.outcome.is_vote());
+            if lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || enough {
                 self.reveal(now, lease);
             }
         }
@@ -345,19 +382,35 @@ impl Engine {
             // Not at once: more may follow from what took the lease away.
             self.arm_earlier(Timer::Seek, now);
             self.outputs.push_back(Output::Stop(lease));
+            self.outputs.push_back(Output::ForgetResult(lease));
             self.event(Event::LeaseLost { lease, reason: reason.to_owned() });
             self.presence_changed(now);
         }
     }
 
     fn give_back(&mut self, now: Timestamp, own: OwnLease) {
+        self.give_free(now, Capacity { cores: own.cores, memory: own.memory });
+    }
+
+    pub(super) fn give_free(&mut self, now: Timestamp, uses: Capacity) {
         self.desk.free_since = now;
-        self.desk.free.cores = self.desk.free.cores.saturating_add(own.cores);
-        self.desk.free.memory = self.desk.free.memory.saturating_add(own.memory);
+        self.desk.free.cores = self.desk.free.cores.saturating_add(uses.cores);
+        self.desk.free.memory = self.desk.free.memory.saturating_add(uses.memory);
+    }
+
+    pub(super) const fn take_free(&mut self, uses: Capacity) {
+        self.desk.free.cores = self.desk.free.cores.saturating_sub(uses.cores);
+        self.desk.free.memory = self.desk.free.memory.saturating_sub(uses.memory);
+    }
+
+    /// Whether so much of the machine is free.
+    pub(super) const fn has_free(&self, uses: Capacity) -> bool {
+        self.desk.free.cores >= uses.cores && self.desk.free.memory >= uses.memory
     }
 
     /// Hands all leases back without penalty.
     pub(super) fn hand_back_all(&mut self, now: Timestamp, reason: &str) {
+        self.stop_proving(now);
         let leases: Vec<LeaseRef> = self.desk.leases.keys().copied().collect();
         for lease in &leases {
             self.drop_lease(now, *lease, reason);
@@ -394,13 +447,8 @@ impl Engine {
     }
 
     pub(super) fn renew(&mut self, now: Timestamp) {
-        let leases: Vec<LeaseProgress> = self
-            .desk
-            .leases
-            .iter()
-            .map(|(lease, own)| LeaseProgress { lease: *lease, log_bytes: own.log_bytes, cpu_ms: own.cpu_ms })
-            .take(LEASES_PER_NODE_MAX)
-            .collect();
+        self.end_still(now);
+        let leases: Vec<LeaseProgress> = self.own_progress().into_iter().take(LEASES_PER_NODE_MAX).collect();
         if leases.is_empty() {
             return;
         }
@@ -413,6 +461,9 @@ impl Engine {
     /// A build ended; `outcomes` are those of the first and, for an arbiter, of the second build.
     pub(super) fn finish(&mut self, now: Timestamp, lease: LeaseRef, outcomes: (Outcome, Option<Outcome>), particulars: Particulars) {
         let (outcome, again) = outcomes;
+        if lease.slot == PROOF_SLOT {
+            return self.proved(now, lease, outcome, particulars);
+        }
         let Some(own) = self.desk.leases.remove(&lease) else {
             return; // stopped in the meantime
         };
@@ -421,11 +472,16 @@ impl Engine {
         if matches!(outcome, Outcome::Failure { class: FailureClass::Fetch, .. }) {
             // Missing inputs defer the job and burn no attempt: somebody else may get them.
             self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
+            self.outputs.push_back(Output::ForgetResult(lease));
             self.event(Event::LeaseLost { lease, reason: "its inputs could not be fetched".into() });
             self.hand_back(now, vec![lease]);
             self.look_again(now, &lease.action);
             self.seek_work(now);
             return;
+        }
+        if !outcome.is_vote() {
+            // A fault that passes may be over by then; others go first.
+            self.desk.avoid.insert(lease.action, now + SPOILT_BACKOFF);
         }
         let Some(operator) = self.operator() else { return };
         let mut salt = [0; 32];
@@ -527,8 +583,9 @@ impl Engine {
 
     /// The verdict of an action under a policy, computed anew.
     pub(super) fn verdict_under(&self, policy: &BlobHash, action: &ActionId) -> Option<Verdict> {
-        self.state_of(action)?.found(policy)?;
+        let state = self.state_of(action)?;
+        state.found(policy)?;
         let policy = self.policies.get(policy)?;
-        Some(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy))
+        Some(state.judge(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy)))
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::blame::is_larger;
 use crate::id::{NodeId, OperatorId};
 use crate::platform::Facts;
 use crate::record::payload::{LeaseRef, SlotNo};
@@ -56,19 +57,22 @@ impl Engine {
         if !fits || self.unfit(&demand).is_some() {
             return None;
         }
-        let mine = |(slot, state): &(SlotNo, SlotState)| {
-            // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
-            state.tenure().is_some_and(|tenure| tenure.operator == me) && !slot.is_arbiter()
-        };
-        if state.slots.iter().any(mine) || self.desk.leases.keys().any(|lease| lease.action == *action) {
+        // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
+        let mine = |(slot, of): &(SlotNo, SlotState)| self.stands_in_the_way(state, me, *slot, of);
+        if self.desk.leases.keys().any(|lease| lease.action == *action) {
             return None;
         }
+        let had_its_turn = state.slots.iter().any(mine);
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let quantum = self.desk.propagation * 2;
         let mut assigned = BTreeSet::new();
         let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, lapsed, since: ended } = slot_state else { continue };
+            // On a larger machine whoever found the job too large may try it again.
+            if had_its_turn && !is_larger(*slot) || self.desk.free.memory < Self::memory_for(*slot, &demand) {
+                continue;
+            }
             if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *ended) {
                 continue;
             }
@@ -125,7 +129,10 @@ impl Engine {
         let action = self.board.action_id(place);
         let committed = self.board.commitments(&action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
         let attested: BTreeSet<Branch> = committed.map(|operator| self.branch(&operator)).collect();
-        let held: BTreeSet<Branch> = state.slots.iter().filter_map(|(_, state)| Some(self.branch(&state.tenure()?.operator))).collect();
+        // On a larger machine anybody may try; what a machine spoilt keeps nobody from trying again.
+        let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && !self.is_spoilt(state, *no, of));
+        let tenures = holding.filter_map(|(_, state)| state.tenure());
+        let held: BTreeSet<Branch> = tenures.map(|tenure| self.branch(&tenure.operator)).collect();
         let admitted =
             |operator: &OperatorId| demand.policies.iter().any(|(_, policy)| crate::verdict::may_vote(&self.members, operator, policy));
         let may = |operator: &OperatorId| {
@@ -136,6 +143,7 @@ impl Engine {
             }
         };
         let me = self.operator();
+        let wanted = Self::memory_for(slot, demand);
         let turn_of = |node: &NodeId| *blake3::hash(&[node.0.as_slice(), action.as_bytes()].concat()).as_bytes();
         for (node, _, presence) in self.board.presences() {
             let able = node != self.node
@@ -144,7 +152,8 @@ impl Engine {
                 && presence.cores >= facts.cores
                 && Facts::met_by(presence, &facts.environment);
             let Some(operator) = self.members.operator_of(&node).filter(|operator| able && may(operator)) else { continue };
-            let idle = presence.free_cores >= facts.cores && u64::from(presence.free_memory_mib) << 20 >= demand.limits.memory;
+            let memory = u64::from(presence.free_memory_mib) << 20;
+            let idle = presence.free_cores >= facts.cores && memory >= wanted;
             if idle {
                 rivals.siblings_ahead += usize::from(Some(operator) == me && turn_of(&node) < turn_of(&self.node));
                 rivals.idle.insert(operator)

@@ -1,0 +1,97 @@
+//! Which words are votes: what an operator said first, less what is set aside.
+//!
+//! A failure for lack of memory, disk or time says nothing of a job that got further elsewhere, so it is a vote only while
+//! nothing else is said (DESIGN section 7: tried once on a larger machine before anyone is blamed). What a larger machine
+//! says counts like any other word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Attestation, Branch, Standing, may_vote};
+use crate::blame::{self, Job, POISON_SAID, attempt_of, is_larger, rule};
+use crate::id::OperatorId;
+use crate::outcome::{FailureClass, Outcome};
+use crate::policy::Policy;
+
+/// Whether an outcome is a failure for lack of memory, disk or time.
+pub(crate) fn lacks_room(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failure { class, .. } if rule(*class).job == Job::TooSmall)
+}
+
+/// Whether a word is of no weight beside any that is not of its kind.
+pub(crate) fn is_soft(attestation: &Attestation) -> bool {
+    lacks_room(&attestation.outcome) && !is_larger(attestation.lease.slot) && !attestation.lease.slot.is_arbiter()
+}
+
+/// The words of one attempt, in the order of their leases.
+pub(super) struct Ballot<'a> {
+    /// Operator → the word that counts.
+    pub votes: BTreeMap<OperatorId, &'a Attestation>,
+    /// Words that would count if they said something of the job.
+    lost: Vec<&'a Attestation>,
+}
+
+impl<'a> Ballot<'a> {
+    /// Of `sorted` words, those of voters in the attempt that begins at `first_slot`; successes of earlier ones, too.
+    pub fn new(sorted: &[&'a Attestation], first_slot: u16, standing: &(impl Standing + ?Sized), policy: &Policy) -> Self {
+        let (mut firm, mut soft) = (BTreeMap::new(), BTreeMap::new());
+        let mut lost = Vec::new();
+        for attestation in sorted {
+            let slot = attestation.lease.slot;
+            let set_aside = attempt_of(slot) < first_slot && attestation.outcome.tree().is_none();
+            if slot.is_arbiter() || set_aside || !may_vote(standing, &attestation.operator, policy) {
+                continue;
+            }
+            if !attestation.counts() {
+                lost.push(*attestation);
+            } else if is_soft(attestation) {
+                soft.entry(attestation.operator).or_insert(*attestation);
+            } else {
+                firm.entry(attestation.operator).or_insert(*attestation);
+            }
+        }
+        if firm.values().all(|vote: &&Attestation| lacks_room(&vote.outcome)) {
+            for (operator, vote) in soft {
+                firm.entry(operator).or_insert(vote);
+            }
+        }
+        Self { votes: firm, lost }
+    }
+
+    /// The outcome in which all votes agree, if they do. Those that say only that there was too little room agree in that;
+    /// the word from a larger machine stands for them.
+    pub fn agreed(&self) -> Option<&'a Outcome> {
+        let first = self.votes.values().next()?;
+        if self.votes.values().all(|vote| lacks_room(&vote.outcome)) {
+            let larger = self.votes.values().find(|vote| is_larger(vote.lease.slot));
+            let lowest = self.votes.values().min_by_key(|vote| (vote.lease, &vote.outcome));
+            return larger.or(lowest).map(|vote| &vote.outcome);
+        }
+        self.votes.values().all(|vote| vote.outcome == first.outcome).then_some(&first.outcome)
+    }
+
+    /// The stage at which independent branches were lost, and who was; `None` where somebody came through the job.
+    pub fn poison(&self, standing: &(impl Standing + ?Sized)) -> Option<(Outcome, BTreeSet<OperatorId>)> {
+        if !self.votes.is_empty() {
+            return None;
+        }
+        let mut stages: BTreeMap<&Outcome, BTreeSet<OperatorId>> = BTreeMap::new();
+        for word in &self.lost {
+            if matches!(word.outcome, Outcome::Failure { class: FailureClass::Lost, .. }) {
+                stages.entry(&word.outcome).or_default().insert(word.operator);
+            }
+        }
+        let branches = |operators: &BTreeSet<OperatorId>| -> usize {
+            operators.iter().map(|operator| standing.branch(operator).unwrap_or(*operator)).collect::<BTreeSet<Branch>>().len()
+        };
+        let found = stages.into_iter().find(|(_, operators)| branches(operators) >= POISON_SAID);
+        found.map(|(outcome, operators)| (outcome.clone(), operators))
+    }
+}
+
+/// What is to be said of a job whose builders fell silent: lost, at a stage that nobody knows.
+pub(crate) fn lost_in_silence() -> Outcome {
+    Outcome::Failure { class: FailureClass::Lost, stage: crate::bounded::BoundedString::cut(blame::STAGE_UNKNOWN) }
+}
+
+#[cfg(test)]
+mod tests;

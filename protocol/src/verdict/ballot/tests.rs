@@ -1,0 +1,151 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::super::{Verdict, VerdictState, verdict};
+use super::*;
+use crate::bounded::BoundedString;
+use crate::id::{ActionId, BlobHash};
+use crate::record::payload::{LeaseRef, SlotNo};
+
+/// Everybody is a branch of their own; 9 is trusted.
+struct Village;
+impl Standing for Village {
+    fn branch(&self, operator: &OperatorId) -> Option<Branch> {
+        Some(*operator)
+    }
+    fn is_trusted(&self, operator: &OperatorId) -> bool {
+        operator.0[0] == 9
+    }
+}
+
+fn fails(class: FailureClass) -> Outcome {
+    Outcome::Failure { class, stage: BoundedString::cut("build") }
+}
+
+fn tree(tree: u8) -> Outcome {
+    Outcome::Success { tree: BlobHash([tree; 32]) }
+}
+
+fn says(operator: u8, slot: SlotNo, outcome: Outcome) -> Attestation {
+    Attestation {
+        lease: LeaseRef { action: ActionId([0; 32]), slot, epoch: 1 },
+        operator: OperatorId([operator; 32]),
+        outcome,
+        again: None,
+        fingerprint: "linux".into(),
+    }
+}
+
+fn small(words: &[Attestation]) -> Verdict {
+    verdict(words, 0, &Village, &Policy::small())
+}
+
+const MEMORY: FailureClass = FailureClass::OutOfMemory;
+
+#[test]
+fn lack_of_memory_beside_a_success_is_no_dispute() {
+    let words = [says(1, SlotNo(0), fails(MEMORY)), says(2, SlotNo(1), tree(7))];
+    let found = small(&words);
+    assert_eq!((found.state, found.outcome, found.differing.len()), (VerdictState::Candidate, Some(tree(7)), 0));
+    let both = [words.as_slice(), &[says(3, SlotNo(2), tree(7))]].concat();
+    assert_eq!(small(&both).state, VerdictState::CrossVerified);
+}
+
+#[test]
+fn lack_of_room_that_the_quorum_shares_fails_the_job_though_it_was_lacking_in_different_ways() {
+    let words = [says(1, SlotNo(0), fails(MEMORY)), says(2, SlotNo(1), fails(FailureClass::Timeout))];
+    let found = small(&words);
+    assert_eq!((found.state, found.agreeing.len()), (VerdictState::Failed, 2));
+}
+
+/// What a larger machine finds counts like any word: its success beats the others' lack, its lack beside a success is a
+/// dispute.
+#[test]
+fn word_of_a_larger_machine_counts() {
+    let larger = blame::larger_slot(0, 0);
+    let lacks = [says(1, SlotNo(0), fails(MEMORY)), says(2, SlotNo(1), fails(MEMORY))];
+    let found = small(&[lacks.as_slice(), &[says(3, larger, tree(7))]].concat());
+    assert_eq!((found.state, found.outcome), (VerdictState::Candidate, Some(tree(7))));
+    let found = small(&[lacks.as_slice(), &[says(3, larger, fails(MEMORY))]].concat());
+    assert_eq!((found.state, found.agreeing.len()), (VerdictState::Failed, 3));
+    assert_eq!(small(&[says(3, larger, fails(MEMORY)), says(4, SlotNo(2), tree(7))]).state, VerdictState::Disputed);
+}
+
+/// The same operator may try again with more: what it said first was of a machine that was too small.
+#[test]
+fn operator_that_tries_again_on_a_larger_machine_has_one_vote() {
+    let found = small(&[says(1, SlotNo(0), fails(MEMORY)), says(1, blame::larger_slot(0, 0), tree(7))]);
+    assert_eq!((found.state, found.agreeing.len()), (VerdictState::Candidate, 1));
+}
+
+#[test]
+fn failures_on_larger_machines_of_earlier_attempts_are_set_aside() {
+    let words = [says(1, blame::larger_slot(0, 0), fails(MEMORY)), says(2, blame::larger_slot(256, 0), tree(7))];
+    assert_eq!(verdict(&words, 256, &Village, &Policy::small()).outcome, Some(tree(7)));
+    assert_eq!(verdict(&words[..1], 256, &Village, &Policy::small()).state, VerdictState::Unattested);
+}
+
+/// A failure of the recipe beside a success stays a dispute, also between unlike machines.
+#[test]
+fn failure_beside_a_success_is_a_dispute() {
+    let mut words = [says(1, SlotNo(0), fails(FailureClass::Build)), says(2, SlotNo(1), tree(7))];
+    assert_eq!(small(&words).state, VerdictState::Disputed);
+    words[0].fingerprint = "netbsd".into();
+    assert_eq!(small(&words).state, VerdictState::PlatformDependent);
+}
+
+#[test]
+fn two_branches_lost_at_one_stage_make_a_job_poison_until_somebody_comes_through() {
+    let lost = |operator, slot| says(operator, SlotNo(slot), fails(FailureClass::Lost));
+    assert_eq!(small(&[lost(1, 0)]).state, VerdictState::Unattested);
+    assert_eq!(small(&[lost(1, 0), lost(1, 1)]).state, VerdictState::Unattested, "one operator is one");
+    let found = small(&[lost(1, 0), lost(2, 1)]);
+    assert_eq!((found.state, found.outcome, found.agreeing.len()), (VerdictState::Failed, Some(fails(FailureClass::Lost)), 2));
+    let elsewhere = Outcome::Failure { class: FailureClass::Lost, stage: BoundedString::cut("check") };
+    assert_eq!(small(&[lost(1, 0), says(2, SlotNo(1), elsewhere)]).state, VerdictState::Unattested);
+    assert_eq!(small(&[lost(1, 0), lost(2, 1), says(3, SlotNo(2), tree(7))]).state, VerdictState::Candidate);
+    assert_eq!(verdict(&[lost(1, 0), lost(2, 1)], 256, &Village, &Policy::small()).state, VerdictState::Unattested, "a retry");
+}
+
+/// A word: who, in which slot, what.
+fn word() -> impl Strategy<Value = Attestation> {
+    let slot = prop_oneof![(0u16..4).prop_map(SlotNo), (0u16..2).prop_map(|n| blame::larger_slot(0, n)), Just(SlotNo::ARBITER)];
+    let outcome = prop_oneof![
+        Just(tree(7)),
+        Just(tree(8)),
+        Just(fails(MEMORY)),
+        Just(fails(FailureClass::Timeout)),
+        Just(fails(FailureClass::Build)),
+        Just(fails(FailureClass::Sandbox)),
+        Just(fails(FailureClass::Lost)),
+    ];
+    (1u8..10, slot, outcome).prop_map(|(operator, slot, outcome)| {
+        let again = slot.is_arbiter().then(|| outcome.clone());
+        Attestation { again, ..says(operator, slot, outcome) }
+    })
+}
+
+proptest! {
+    /// The verdict is a function of the set: order does not matter, nor does hearing a thing twice.
+    #[test]
+    fn order_and_repetition_do_not_matter(words in proptest::collection::vec(word(), 0..9), turn in 0usize..9) {
+        let mut turned = words.clone();
+        turned.rotate_left(turn.min(words.len()));
+        turned.reverse();
+        turned.extend(words.iter().take(2).cloned());
+        prop_assert_eq!(small(&words), small(&turned));
+    }
+
+    /// Lack of room never takes anything from what others found, and nobody is blamed for it.
+    #[test]
+    fn lack_of_room_changes_nothing_beside_another_word(words in proptest::collection::vec(word(), 1..8), lacking in 20u8..30) {
+        let said = small(&words);
+        let with = [words.as_slice(), &[says(lacking, SlotNo(9), fails(MEMORY))]].concat();
+        let other = words.iter().any(|word| word.counts() && !word.lease.slot.is_arbiter() && !lacks_room(&word.outcome));
+        if other {
+            prop_assert_eq!(said, small(&with));
+        }
+        prop_assert!(!small(&with).wrong.contains(&OperatorId([lacking; 32])));
+    }
+}
