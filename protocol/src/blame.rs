@@ -20,10 +20,11 @@ pub const LARGER: u32 = 2;
 const LARGER_FIRST: u16 = 0xe000;
 /// ... and how many each attempt has: one, and others where the machine spoils it.
 pub const LARGER_SLOTS: u16 = 4;
-/// Independent branches that say that they were lost at one stage of a job: it is poison.
+/// Independent branches that say that they were lost at one stage of a job: it is poison. So many more for each branch
+/// that has a vote on it, since a liar could otherwise keep a job alive that kills machines.
 pub const POISON_SAID: usize = 2;
-/// Branches that took a job, fell silent and never said a word of it, while nobody came through it: poison, too. More
-/// of them, since most of those who fall silent were closed, unplugged or cut off.
+/// Branches that took a job, fell silent and never said a word of it: poison, too, and so many more for each branch that
+/// committed to a result. More of them, since most of those who fall silent were closed, unplugged or cut off.
 pub const POISON_SILENT: usize = 4;
 /// The stage of a build that died with its machine: nothing says how far it had come.
 pub const STAGE_UNKNOWN: &str = "build";

@@ -170,16 +170,14 @@ pub fn verdict<'a>(
         attestation.lease.slot.is_arbiter()
             && attestation.counts()
             && standing.is_trusted(&attestation.operator)
-            && !sorted.iter().any(|other| other.operator == attestation.operator && !other.lease.slot.is_arbiter())
+            && !sorted.iter().any(|other| {
+                // What a machine spoilt is no word on the job.
+                other.operator == attestation.operator && !other.lease.slot.is_arbiter() && other.outcome.is_vote()
+            })
     });
 
     if votes.is_empty() {
-        return match ballot.poison(standing) {
-            Some((outcome, agreeing)) => {
-                Verdict { state: VerdictState::Failed, outcome: Some(outcome), agreeing, ..Verdict::unattested() }
-            }
-            None => Verdict::unattested(),
-        };
+        return poison(&ballot, standing).unwrap_or_else(Verdict::unattested);
     }
     let agreed = ballot.agreed();
     let unsettled = |state, arbiter| Verdict {
@@ -193,6 +191,9 @@ pub fn verdict<'a>(
         (None, Some(arbiter)) if arbiter.again.as_ref() == Some(&arbiter.outcome) => arbiter.outcome.clone(),
         (None, Some(arbiter)) => return unsettled(VerdictState::NotDeterministic, Some(arbiter.operator)),
         (None, None) => {
+            if let Some(poison) = poison(&ballot, standing) {
+                return poison;
+            }
             let like = votes.values().any(|a| votes.values().any(|b| a.outcome != b.outcome && a.fingerprint == b.fingerprint));
             return unsettled(if like { VerdictState::Disputed } else { VerdictState::PlatformDependent }, None);
         }
@@ -217,12 +218,21 @@ pub fn verdict<'a>(
     }
     let branches: BTreeSet<Branch> = agreeing.iter().map(|operator| standing.branch(operator).unwrap_or(*operator)).collect();
     let reached = branches.len() >= usize::from(policy.quorum);
+    if let (false, Some(poison)) = (reached, poison(&ballot, standing)) {
+        return poison;
+    }
     let state = match (&standing_outcome, reached) {
         (Outcome::Success { .. }, true) => VerdictState::CrossVerified,
         (Outcome::Failure { .. }, true) => VerdictState::Failed,
         (_, false) => VerdictState::Candidate,
     };
     Verdict { state, outcome: Some(standing_outcome), agreeing, differing, wrong, arbiter: settled_by.map(|a| a.operator) }
+}
+
+/// The verdict on a job that machines do not come back from.
+fn poison(ballot: &Ballot<'_>, standing: &(impl Standing + ?Sized)) -> Option<Verdict> {
+    let (outcome, agreeing) = ballot.poison(standing)?;
+    Some(Verdict { state: VerdictState::Failed, outcome: Some(outcome), agreeing, ..Verdict::unattested() })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use barnraiser_protocol::blame::{PROOF_SLOT, is_larger};
 use barnraiser_protocol::engine::{Event, Output};
 use barnraiser_protocol::id::ActionId;
 use barnraiser_protocol::record::payload::SlotNo;
@@ -27,6 +28,16 @@ pub struct Ledger {
     pub builds_ended: u64,
     /// Builds that died with their machine.
     pub builds_lost: u64,
+    /// Machines that a job brought down.
+    pub killed: u64,
+    /// Jobs that were tried on a larger machine.
+    pub larger: u64,
+    /// Rests of builders that failed where others succeeded.
+    pub rests: u64,
+    /// Builds by which machines proved themselves.
+    pub proofs: u64,
+    /// Builds that stood still and were ended for it.
+    pub still: u64,
     /// Leases that their holder lost to another's.
     pub conflicts: u64,
     /// Action → when the first node could have claimed it.
@@ -44,6 +55,10 @@ impl Ledger {
                 self.ready.entry(*action).or_insert(now);
             }
             Output::Event(Event::LeaseLost { reason, .. }) if reason.starts_with("another builder") => self.conflicts += 1,
+            Output::Event(Event::LeaseLost { reason, .. }) if reason.starts_with("nothing was printed") => self.still += 1,
+            Output::Event(Event::Resting { .. }) => self.rests += 1,
+            Output::Start(order) if order.lease.slot == PROOF_SLOT => self.proofs += 1,
+            Output::Start(order) if is_larger(order.lease.slot) => self.larger += 1,
             Output::Send(record) => {
                 if let Payload::Claim(claim) = record.payload()
                     && self.claimed.insert((claim.lease.action, claim.lease.slot))

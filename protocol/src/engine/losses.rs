@@ -1,6 +1,6 @@
 //! Jobs that machines do not come back from. A builder whose machine died and came back says that it was lost, and
 //! [`crate::verdict`] counts that. Here are those that never say a word: after [`POISON_SILENT`] branches took the job and
-//! fell silent, while nobody came through it, nobody else gets it.
+//! fell silent, and as many more for each that came through it, nobody else gets it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -38,8 +38,8 @@ impl Silence {
         self.branches.extend(branches);
     }
 
-    /// Whether the job is poison by it.
-    pub fn is_poison(&self) -> bool {
-        self.branches.len() >= POISON_SILENT
+    /// Whether the job is poison by it, though so many branches say that they have come through.
+    pub fn is_poison(&self, through: usize) -> bool {
+        self.branches.len() >= POISON_SILENT * (through + 1)
     }
 }

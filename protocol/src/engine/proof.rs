@@ -16,10 +16,12 @@ use crate::time::Timestamp;
 use crate::verdict::VerdictState;
 
 use super::Engine;
-use super::io::{Capacity, Output, OwnResult};
+use super::io::{Capacity, Output, OwnResult, Timer};
 
 /// The longest build, as others measured it, by which a machine proves itself.
 const PROOF_WALL_MAX: Duration = Duration::from_secs(1800);
+/// How long it may take to get its inputs.
+const INPUTS_MAX: Duration = Duration::from_secs(3600);
 /// Known works whose inputs can't be had before it is given up.
 const UNTRIED_MAX: usize = 3;
 
@@ -32,6 +34,8 @@ pub(super) struct Proof {
     uses: Capacity,
     /// How people call the job.
     pub label: String,
+    /// When it must have ended.
+    pub until: Timestamp,
 }
 
 impl Engine {
@@ -58,7 +62,9 @@ impl Engine {
             let lease = LeaseRef { action, slot: PROOF_SLOT, epoch: 0 };
             let Some(order) = self.order(place, lease, &demand) else { continue };
             let uses = Capacity { cores: order.action.cores, memory: order.limits.memory };
-            self.rest.proof = Some(Proof { lease, expected, uses, label: order.label.clone() });
+            let until = now + order.limits.wall + INPUTS_MAX;
+            self.arm_earlier(Timer::Seek, until);
+            self.rest.proof = Some(Proof { lease, expected, uses, label: order.label.clone(), until });
             self.take_free(uses);
             self.presence_changed(now);
             self.outputs.push_back(Output::Start(order));

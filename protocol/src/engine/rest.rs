@@ -107,7 +107,16 @@ impl Engine {
 
     /// Whether this node rests still; when its time is over it begins to prove itself, or ends the rest.
     pub(super) fn still_rests(&mut self, now: Timestamp) -> bool {
-        let Some(until) = self.rest.until else { return self.rest.proof.is_some() };
+        if let Some((until, label)) = self.rest.proof.as_ref().map(|proof| (proof.until, proof.label.clone())) {
+            if now < until {
+                self.arm_earlier(Timer::Seek, until);
+            } else {
+                self.stop_proving(now);
+                self.begin_rest(now, format!("its build of {label} came to no end"));
+            }
+            return true;
+        }
+        let Some(until) = self.rest.until else { return false };
         if now < until {
             self.arm_earlier(Timer::Seek, until);
             return true;

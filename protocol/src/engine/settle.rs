@@ -1,6 +1,6 @@
 //! Actions: who builds their slots, what was attested, and what the verdict is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::blame::{ATTEMPT_STRIDE, ATTEMPTS_MAX, attempt_of, is_larger, rule};
@@ -131,10 +131,11 @@ impl ActionState {
         self.slots.iter().find(|(no, _)| *no == slot).map(|(_, state)| state)
     }
 
-    /// The verdict of the evidence, unless nobody says anything and too many fell silent.
+    /// The verdict of the evidence, unless too few say anything and too many fell silent.
     pub fn judge(&self, verdict: Verdict) -> Verdict {
-        if self.silenced && verdict.state == VerdictState::Unattested {
-            return Verdict { state: VerdictState::Failed, outcome: Some(lost_in_silence()), ..verdict };
+        if self.silenced && matches!(verdict.state, VerdictState::Unattested | VerdictState::Candidate) {
+            let (agreeing, differing) = (BTreeSet::new(), BTreeMap::new());
+            return Verdict { state: VerdictState::Failed, outcome: Some(lost_in_silence()), agreeing, differing, ..verdict };
         }
         verdict
     }

@@ -167,7 +167,7 @@ impl Engine {
         let mut tries = Tries::default();
         let mut silence = Silence::default();
         // Fewer claims than that need no look.
-        let suspect = heard.claims.len() >= POISON_SILENT && self.committed(state, demand, &heard).is_empty();
+        let suspect = heard.claims.len() >= POISON_SILENT;
         let mut index = 0;
         while index < wanted {
             // What a larger machine found is one of the builds that are wanted, once it counts.
@@ -208,7 +208,7 @@ impl Engine {
             }
             index += 1;
         }
-        let silenced = silence.is_poison();
+        let silenced = suspect && silence.is_poison(self.committed(state, demand, &heard).len());
         if silenced {
             slots.retain(|(_, state)| !matches!(state, SlotState::Open { .. }));
         }
@@ -217,8 +217,9 @@ impl Engine {
         larger.until.into_iter().for_each(&mut earlier);
         if disputed {
             // Not those of other arbiters: what they wasted is their slot, and another one is offered for it.
-            let voters = state.attested.iter().filter(|attested| !attested.slot.is_arbiter());
-            let attested: Vec<Branch> =
+            let voters = state.attested.iter().filter(|attested| !attested.slot.is_arbiter() && !attested.spoilt);
+            let mut tries = Tries::default();
+            let mut attested: Vec<Branch> =
                 voters.filter_map(|attested| self.voice(attested.author).operator).map(|operator| self.branch(&operator)).collect();
             for index in 0..ARBITER_SLOTS_MAX {
                 let slot = SlotNo(SlotNo::ARBITER.0 + index);
@@ -227,6 +228,10 @@ impl Engine {
                     SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier),
                     _ => false,
                 };
+                if let Some(tenure) = slot_state.tenure().filter(|_| wasted) {
+                    let branch = self.branch(&tenure.operator);
+                    attested.extend(tries.waste(branch).then_some(branch));
+                }
                 slots.push((slot, slot_state));
                 if !wasted {
                     break;

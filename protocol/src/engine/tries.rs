@@ -2,12 +2,13 @@
 //! machines spoil. Which slots there are is a function of the records; whether this machine is large enough it judges
 //! itself, as it does of everything that it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::blame::{LARGER, LARGER_SLOTS, TRIES_MAX, attempt_of, is_larger, larger_slot};
 use crate::graph::Limits;
 use crate::id::OperatorId;
-use crate::record::payload::{LEASES_PER_NODE_MAX, SlotNo};
+use crate::record::Payload;
+use crate::record::payload::{LEASES_PER_NODE_MAX, LeaseRef, SlotNo};
 use crate::table::Place;
 use crate::verdict::Branch;
 
@@ -72,11 +73,11 @@ impl Engine {
         if self.state(place).is_none_or(|state| !state.lacked_room(first)) {
             return demand.limits.clone();
         }
-        let memory = large.memory.min(self.desk.free_memory()).max(demand.limits.memory);
+        let memory = large.memory.min(self.config.lend.memory).max(demand.limits.memory);
         Limits { memory, ..large }
     }
 
-    /// The free memory that a slot needs, in bytes.
+    /// The free memory that a slot needs at the least, in bytes.
     pub(super) fn memory_for(slot: SlotNo, demand: &Demand) -> u64 {
         if is_larger(slot) { enlarged(&demand.limits).memory } else { demand.limits.memory }
     }
@@ -98,6 +99,22 @@ impl Engine {
         }
         let spoilt = state.slots.iter().filter(|(slot, other)| mine(other) && self.is_spoilt(state, *slot, other));
         !self.is_spoilt(state, slot, of) || spoilt.count() >= TRIES_MAX
+    }
+
+    /// Branches that can't settle a dispute: they committed to something that was not spoilt by their machines, or have had
+    /// their tries.
+    pub(super) fn no_arbiters(&self, place: Place, state: &ActionState) -> BTreeSet<Branch> {
+        let (mut none, mut tries) = (BTreeSet::new(), Tries::default());
+        for (author, record) in self.board.about(place) {
+            let (Payload::Commitment(said), Some(operator)) = (record.payload(), self.voice(author).operator) else { continue };
+            let LeaseRef { slot, epoch, .. } = said.lease;
+            let spoilt = state.attested.iter().any(|word| word.spoilt && word.author == author && word.slot == slot && word.epoch == epoch);
+            let branch = self.branch(&operator);
+            if !spoilt || slot.is_arbiter() && tries.waste(branch) {
+                none.insert(branch);
+            }
+        }
+        none
     }
 
     /// How many machines that are present have room for the try on a larger one.

@@ -114,11 +114,6 @@ impl Desk {
         self.avoid.get(action).copied()
     }
 
-    /// Memory that is free of what is lent, in bytes.
-    pub const fn free_memory(&self) -> u64 {
-        self.free.memory
-    }
-
     pub fn progress(&mut self, now: Timestamp, lease: LeaseRef, log_bytes: u64, cpu_ms: u64) {
         if let Some(own) = self.leases.get_mut(&lease) {
             if log_bytes > own.log_bytes || cpu_ms > own.cpu_ms {

@@ -26,17 +26,24 @@ pub(crate) fn is_soft(attestation: &Attestation) -> bool {
 pub(super) struct Ballot<'a> {
     /// Operator → the word that counts.
     pub votes: BTreeMap<OperatorId, &'a Attestation>,
-    /// Words that would count if they said something of the job.
+    /// Words of voters that would count if they said something of the job.
     lost: Vec<&'a Attestation>,
+    /// Such words of arbiters, of all attempts.
+    lost_arbiters: Vec<&'a Attestation>,
+    /// Number of the attempt, from 0.
+    attempt: usize,
 }
 
 impl<'a> Ballot<'a> {
     /// Of `sorted` words, those of voters in the attempt that begins at `first_slot`; successes of earlier ones, too.
     pub fn new(sorted: &[&'a Attestation], first_slot: u16, standing: &(impl Standing + ?Sized), policy: &Policy) -> Self {
         let (mut firm, mut soft) = (BTreeMap::new(), BTreeMap::new());
-        let mut lost = Vec::new();
+        let (mut lost, mut lost_arbiters) = (Vec::new(), Vec::new());
         for attestation in sorted {
             let slot = attestation.lease.slot;
+            if slot.is_arbiter() && !attestation.counts() && standing.is_trusted(&attestation.operator) {
+                lost_arbiters.push(*attestation);
+            }
             let set_aside = attempt_of(slot) < first_slot && attestation.outcome.tree().is_none();
             if slot.is_arbiter() || set_aside || !may_vote(standing, &attestation.operator, policy) {
                 continue;
@@ -54,7 +61,7 @@ impl<'a> Ballot<'a> {
                 firm.entry(operator).or_insert(vote);
             }
         }
-        Self { votes: firm, lost }
+        Self { votes: firm, lost, lost_arbiters, attempt: usize::from(first_slot / blame::ATTEMPT_STRIDE) }
     }
 
     /// The outcome in which all votes agree, if they do. Those that say only that there was too little room agree in that;
@@ -69,22 +76,28 @@ impl<'a> Ballot<'a> {
         self.votes.values().all(|vote| vote.outcome == first.outcome).then_some(&first.outcome)
     }
 
-    /// The stage at which independent branches were lost, and who was; `None` where somebody came through the job.
+    /// The stage at which independent branches were lost, and who was, if they are many: whoever came through the job, or
+    /// says so, speaks for it. The caller has seen that the quorum is not reached.
     pub fn poison(&self, standing: &(impl Standing + ?Sized)) -> Option<(Outcome, BTreeSet<OperatorId>)> {
-        if !self.votes.is_empty() {
-            return None;
-        }
-        let mut stages: BTreeMap<&Outcome, BTreeSet<OperatorId>> = BTreeMap::new();
-        for word in &self.lost {
-            if matches!(word.outcome, Outcome::Failure { class: FailureClass::Lost, .. }) {
-                stages.entry(&word.outcome).or_default().insert(word.operator);
+        let at_one_stage = |words: &[&'a Attestation]| {
+            let mut stages: BTreeMap<&'a Outcome, (usize, BTreeSet<OperatorId>)> = BTreeMap::new();
+            for word in words.iter().filter(|word| matches!(word.outcome, Outcome::Failure { class: FailureClass::Lost, .. })) {
+                let stage = stages.entry(&word.outcome).or_default();
+                stage.0 += 1;
+                stage.1.insert(word.operator);
             }
-        }
-        let branches = |operators: &BTreeSet<OperatorId>| -> usize {
-            operators.iter().map(|operator| standing.branch(operator).unwrap_or(*operator)).collect::<BTreeSet<Branch>>().len()
+            stages
         };
-        let found = stages.into_iter().find(|(_, operators)| branches(operators) >= POISON_SAID);
-        found.map(|(outcome, operators)| (outcome.clone(), operators))
+        let branch = |operator: &OperatorId| standing.branch(operator).unwrap_or(*operator);
+        let through: BTreeSet<Branch> = self.votes.keys().map(branch).collect();
+        let branches = |operators: &BTreeSet<OperatorId>| operators.iter().map(branch).collect::<BTreeSet<Branch>>().len();
+        let voters = at_one_stage(&self.lost).into_iter().find(|(_, (_, lost))| branches(lost) >= POISON_SAID * (through.len() + 1));
+        // Arbiters are trusted, so no voter speaks against them. Their slots belong to no attempt: each Retry allows for as
+        // many losses again.
+        let enough = POISON_SAID * (self.attempt + 1);
+        let mut arbiters = at_one_stage(&self.lost_arbiters).into_iter();
+        let found = voters.or_else(|| arbiters.find(|(_, (words, lost))| *words >= enough && branches(lost) >= POISON_SAID));
+        found.map(|(outcome, (_, operators))| (outcome.clone(), operators))
     }
 }
 

@@ -70,7 +70,7 @@ impl Engine {
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, lapsed, since: ended } = slot_state else { continue };
             // On a larger machine whoever found the job too large may try it again.
-            if had_its_turn && !is_larger(*slot) || self.desk.free.memory < Self::memory_for(*slot, &demand) {
+            if had_its_turn && !is_larger(*slot) || self.desk.free.memory < self.limits_of(place, *slot, &demand).memory {
                 continue;
             }
             if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *ended) {
@@ -127,8 +127,7 @@ impl Engine {
         let mut rivals = Rivals::default();
         let (Some(state), Some(facts)) = (self.state(place), demand.facts()) else { return rivals };
         let action = self.board.action_id(place);
-        let committed = self.board.commitments(&action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
-        let attested: BTreeSet<Branch> = committed.map(|operator| self.branch(&operator)).collect();
+        let attested = if slot.is_arbiter() { self.no_arbiters(place, state) } else { BTreeSet::new() };
         // On a larger machine anybody may try; what a machine spoilt keeps nobody from trying again.
         let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && !self.is_spoilt(state, *no, of));
         let tenures = holding.filter_map(|(_, state)| state.tenure());

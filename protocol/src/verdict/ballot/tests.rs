@@ -96,7 +96,7 @@ fn failure_beside_a_success_is_a_dispute() {
 }
 
 #[test]
-fn two_branches_lost_at_one_stage_make_a_job_poison_until_somebody_comes_through() {
+fn two_branches_lost_at_one_stage_make_a_job_poison() {
     let lost = |operator, slot| says(operator, SlotNo(slot), fails(FailureClass::Lost));
     assert_eq!(small(&[lost(1, 0)]).state, VerdictState::Unattested);
     assert_eq!(small(&[lost(1, 0), lost(1, 1)]).state, VerdictState::Unattested, "one operator is one");
@@ -105,6 +105,10 @@ fn two_branches_lost_at_one_stage_make_a_job_poison_until_somebody_comes_through
     let elsewhere = Outcome::Failure { class: FailureClass::Lost, stage: BoundedString::cut("check") };
     assert_eq!(small(&[lost(1, 0), says(2, SlotNo(1), elsewhere)]).state, VerdictState::Unattested);
     assert_eq!(small(&[lost(1, 0), lost(2, 1), says(3, SlotNo(2), tree(7))]).state, VerdictState::Candidate);
+    let many: Vec<_> = (1..5).map(|n| lost(n, n.into())).collect();
+    let liar = [says(9, SlotNo(9), tree(7))];
+    assert_eq!(small(&[&many[..3], &liar].concat()).state, VerdictState::Candidate, "who comes through speaks for the job");
+    assert_eq!(small(&[&many[..], &liar].concat()).state, VerdictState::Failed, "but one liar keeps no machine killer alive");
     assert_eq!(verdict(&[lost(1, 0), lost(2, 1)], 256, &Village, &Policy::small()).state, VerdictState::Unattested, "a retry");
 }
 
