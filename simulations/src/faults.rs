@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use barnraiser_protocol::engine::{Config, Input, Lend, Params};
+use barnraiser_protocol::engine::{Config, Engine, Input, Lend, Params};
 use barnraiser_protocol::graph::Graph;
 use barnraiser_protocol::id::BatchId;
 use barnraiser_protocol::platform::Facts;
@@ -117,6 +117,9 @@ pub fn run(nodes: usize, seed: u64, calm: bool, verbose: bool) -> anyhow::Result
     run.heal();
     let healed = run.world.now;
     let ended = run.recover();
+    if ended.is_some() {
+        run.return_of_the_rested();
+    }
     let mut report = Report::new(if calm { "calm" } else { "faults" }, nodes, seed, &run.world);
     let minutes = |from: Timestamp, to: Timestamp| to.since(from).as_secs_f64() / 60.0;
     report.add("trouble", minutes(START, healed), "min");
@@ -407,6 +410,27 @@ impl Run {
             self.world.checks.fault("convergence", now, what);
         }
         None
+    }
+}
+
+impl Run {
+    /// Builders that rest come back: they prove themselves, rest anew, or go on without a proof.
+    fn return_of_the_rested(&mut self) {
+        let rested = |world: &World, node: usize| world.nodes[node].engine.as_ref().and_then(Engine::resting_until);
+        let resting: Vec<usize> = (0..self.world.nodes.len()).filter(|node| rested(&self.world, *node).is_some()).collect();
+        let Some(last) = resting.iter().filter_map(|node| rested(&self.world, *node)).max() else { return };
+        if last > self.world.now + HEALED_MAX {
+            return; // who fails again and again rests for a day
+        }
+        self.world.run_until(last + TICK);
+        leases::check(&mut self.world, true);
+        let now = self.world.now;
+        for node in resting {
+            // Clocks of a healed network are right to half a second.
+            if rested(&self.world, node).is_some_and(|until| until + TICK < now) {
+                self.world.checks.fault("ending", now, format!("node {node} rests though its time is over"));
+            }
+        }
     }
 }
 

@@ -71,7 +71,8 @@ impl Engine {
 
     /// Why this node does not take the action, if it is not for lack of room at the moment.
     pub(super) fn why_not_here(&self, demand: &Demand) -> String {
-        let resting = self.rest.reason().or_else(|| self.rest.is_on_probation().then(|| "this machine is on probation after a rest".into()));
+        let resting =
+            self.rest.reason().or_else(|| self.rest.is_on_probation().then(|| "this machine is on probation after a rest".into()));
         let why = self.unfit(demand).or(resting);
         why.map_or_else(String::new, |why| format!("; here: {why}"))
     }

@@ -68,9 +68,11 @@ impl Engine {
         let Some(own) = self.board.author(&self.node.0) else { return };
         let Some(state) = self.state(action) else { return };
         let verified = state.verdicts.iter().any(|(_, found)| found.state == VerdictState::CrossVerified);
-        let of_own = |attested: &&super::settle::Attested| attested.author == own && (attested.counts && attested.success || attested.blames);
+        let of_own =
+            |attested: &&super::settle::Attested| attested.author == own && (attested.counts && attested.success || attested.blames);
         // The last of several tries is what counts.
-        let Some(attested) = state.attested.iter().filter(of_own).max_by_key(|attested| (attested.success, attested.slot)).filter(|_| verified)
+        let Some(attested) =
+            state.attested.iter().filter(of_own).max_by_key(|attested| (attested.success, attested.slot)).filter(|_| verified)
         else {
             return;
         };

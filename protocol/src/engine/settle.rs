@@ -395,8 +395,8 @@ impl Engine {
         let first_slot = self.attempt_first_slot(&self.board.action_id(action));
         let attestations = revealed.iter().map(|(_, attestation)| attestation);
         let of_attempt = |attestation: &Attestation| attempt_of(attestation.lease.slot) >= first_slot;
-        let larger_tried = (revealed.iter())
-            .any(|(_, attestation)| is_larger(attestation.lease.slot) && of_attempt(attestation) && attestation.counts());
+        let larger_tried =
+            (revealed.iter()).any(|(_, attestation)| is_larger(attestation.lease.slot) && of_attempt(attestation) && attestation.counts());
         let (mut changes, mut output) = (Vec::new(), false);
         for hash in policies {
             let Some(policy) = self.policies.get(&hash) else { continue };

@@ -14,7 +14,7 @@ use crate::verdict::Branch;
 
 use super::Engine;
 use super::lease::SlotState;
-use super::settle::{ActionState, Demand};
+use super::settle::{ActionState, Attested, Demand};
 
 /// Builds of one attempt that gave no vote, by branch.
 #[derive(Default)]
@@ -82,23 +82,25 @@ impl Engine {
         if is_larger(slot) { enlarged(&demand.limits).memory } else { demand.limits.memory }
     }
 
-    /// Whether the holder of a slot said that its machine spoilt the build.
-    pub(super) fn is_spoilt(&self, state: &ActionState, slot: SlotNo, of: &SlotState) -> bool {
-        let SlotState::Closed(tenure) = of else { return false };
-        state.attested.iter().any(|said| {
-            said.spoilt && said.slot == slot && said.epoch == tenure.epoch && self.voice(said.author).operator == Some(tenure.operator)
-        })
+    /// What the holder of a slot said, if that says nothing of the job: its machine spoilt the build or was too small.
+    pub(super) fn void<'a>(&self, state: &'a ActionState, slot: SlotNo, of: &SlotState) -> Option<&'a Attested> {
+        let SlotState::Closed(tenure) = of else { return None };
+        let of_holder =
+            |said: &&Attested| said.slot == slot && said.epoch == tenure.epoch && self.voice(said.author).operator == Some(tenure.operator);
+        state.attested.iter().find(of_holder).filter(|said| !said.counts && (said.spoilt || said.lacked_room))
     }
 
     /// Whether a slot keeps `me` from taking another one of the action: it holds it or has filled it, or has had all its
-    /// tries at what its machines spoilt.
-    pub(super) fn stands_in_the_way(&self, state: &ActionState, me: OperatorId, slot: SlotNo, of: &SlotState) -> bool {
+    /// tries. A machine that was too small tries once more if it can give more than it did.
+    pub(super) fn stands_in_the_way(&self, state: &ActionState, me: OperatorId, (slot, of): (SlotNo, &SlotState), demand: &Demand) -> bool {
         let mine = |of: &SlotState| of.tenure().is_some_and(|tenure| tenure.operator == me);
         if slot.is_arbiter() || !mine(of) {
             return false;
         }
-        let spoilt = state.slots.iter().filter(|(slot, other)| mine(other) && self.is_spoilt(state, *slot, other));
-        !self.is_spoilt(state, slot, of) || spoilt.count() >= TRIES_MAX
+        let Some(said) = self.void(state, slot, of) else { return true };
+        let alike = |other: &Attested| if said.spoilt { other.spoilt } else { other.lacked_room };
+        let tries = state.slots.iter().filter(|(slot, of)| mine(of) && self.void(state, *slot, of).is_some_and(alike)).count();
+        if said.spoilt { tries >= TRIES_MAX } else { tries > 1 || self.config.lend.memory < enlarged(&demand.limits).memory }
     }
 
     /// Branches that can't settle a dispute: they committed to something that was not spoilt by their machines, or have had

@@ -67,6 +67,9 @@ fn check_verdict(
         return Err(format!("operator {} agrees and differs", both.short()));
     }
     let mut branches = BTreeSet::new();
+    if matches!(verdict.outcome, Some(Outcome::Failure { class: FailureClass::Lost, .. })) {
+        return check_poison(engine, verdict, words);
+    }
     // Who lacked memory and who lacked time agree that it wants more than it is given.
     let lacking = verdict.outcome.as_ref().is_some_and(lacks_room);
     for operator in &verdict.agreeing {
@@ -81,15 +84,23 @@ fn check_verdict(
         }
         branches.insert(engine.members().branch_of(operator).map_or(*operator, |branch| branch.0));
     }
-    if matches!(verdict.outcome, Some(Outcome::Failure { class: FailureClass::Lost, .. })) {
-        // Poison: two who say so, or many who say nothing any more.
-        return if branches.len() == 1 { Err("a job is poison that one branch was lost with".into()) } else { Ok(()) };
-    }
     let agreed = matches!(verdict.state, VerdictState::CrossVerified | VerdictState::Failed);
     if agreed != (branches.len() >= usize::from(policy.quorum)) {
         return Err(format!("{} branches agree, {} are wanted", branches.len(), policy.quorum));
     }
     Ok(())
+}
+
+/// Poison: two branches at the least that say so, or many that say nothing any more.
+fn check_poison(engine: &Engine, verdict: &Verdict, words: &BTreeMap<OperatorId, BTreeSet<(bool, Outcome)>>) -> Result<(), String> {
+    let said =
+        |operator: &OperatorId| words.get(operator).into_iter().flatten().any(|(_, outcome)| Some(outcome) == verdict.outcome.as_ref());
+    if let Some(silent) = verdict.agreeing.iter().find(|operator| !said(operator)) {
+        return Err(format!("operator {} is counted and did not say that it was lost", silent.short()));
+    }
+    let branch = |operator: &OperatorId| engine.members().branch_of(operator).map_or(*operator, |branch| branch.0);
+    let branches: BTreeSet<OperatorId> = verdict.agreeing.iter().map(branch).collect();
+    if branches.len() == 1 { Err("a job is poison that one branch was lost with".into()) } else { Ok(()) }
 }
 
 /// How many branches with a vote revealed `outcome`, under a policy.

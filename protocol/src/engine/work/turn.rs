@@ -58,10 +58,11 @@ impl Engine {
             return None;
         }
         // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
-        let mine = |(slot, of): &(SlotNo, SlotState)| self.stands_in_the_way(state, me, *slot, of);
+        let mine = |(slot, of): &(SlotNo, SlotState)| self.stands_in_the_way(state, me, (*slot, of), &demand);
         if self.desk.leases.keys().any(|lease| lease.action == *action) {
             return None;
         }
+        let memory = self.desk.free.memory.min(self.config.lend.memory);
         let had_its_turn = state.slots.iter().any(mine);
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let quantum = self.desk.propagation * 2;
@@ -70,7 +71,7 @@ impl Engine {
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, lapsed, since: ended } = slot_state else { continue };
             // On a larger machine whoever found the job too large may try it again.
-            if had_its_turn && !is_larger(*slot) || self.desk.free.memory < self.limits_of(place, *slot, &demand).memory {
+            if had_its_turn && !is_larger(*slot) || memory < self.limits_of(place, *slot, &demand).memory {
                 continue;
             }
             if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *ended) {
@@ -128,8 +129,8 @@ impl Engine {
         let (Some(state), Some(facts)) = (self.state(place), demand.facts()) else { return rivals };
         let action = self.board.action_id(place);
         let attested = if slot.is_arbiter() { self.no_arbiters(place, state) } else { BTreeSet::new() };
-        // On a larger machine anybody may try; what a machine spoilt keeps nobody from trying again.
-        let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && !self.is_spoilt(state, *no, of));
+        // On a larger machine anybody may try; what says nothing of the job keeps nobody from trying again.
+        let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && self.void(state, *no, of).is_none());
         let tenures = holding.filter_map(|(_, state)| state.tenure());
         let held: BTreeSet<Branch> = tenures.map(|tenure| self.branch(&tenure.operator)).collect();
         let admitted =
