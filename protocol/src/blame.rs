@@ -36,7 +36,8 @@ pub const PROOF_SLOT: SlotNo = SlotNo(0xfe00);
 pub enum Job {
     /// A vote: the quorum decides, and a success beside it makes a dispute.
     Vote,
-    /// A vote as long as nothing else is said; beside anything else it says only that the machine was too small.
+    /// A vote, unless a success or a larger machine's word stands beside it: then it says only that the machine was too
+    /// small.
     TooSmall,
     /// Nothing: the machine or the network was at fault.
     Nothing,
@@ -106,7 +107,7 @@ pub fn table() -> String {
         let Rule { job, builder, again } = rule(class);
         let job = match job {
             Job::Vote => "a vote; a success beside it makes a dispute".to_owned(),
-            Job::TooSmall => "a vote while nothing else is said; else nothing".to_owned(),
+            Job::TooSmall => "a vote; beside a success nothing".to_owned(),
             Job::Nothing => "nothing".to_owned(),
             Job::Poison => format!("nothing; {POISON_SAID} branches at one stage: poison"),
         };

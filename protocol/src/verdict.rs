@@ -11,7 +11,7 @@ pub(crate) mod ballot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ballot::{Ballot, lacks_room};
+use ballot::{Ballot, is_soft, lacks_room};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{OperatorId, OutcomeHash};
@@ -208,7 +208,7 @@ pub fn verdict<'a>(
             agreeing.insert(*operator);
         } else {
             differing.insert(*operator, vote.outcome.hash());
-            if settled_by.is_some_and(|arbiter| arbiter.fingerprint == vote.fingerprint) {
+            if settled_by.is_some_and(|arbiter| arbiter.fingerprint == vote.fingerprint) && !is_soft(vote) {
                 wrong.insert(*operator);
             }
         }

@@ -82,6 +82,9 @@ impl Engine {
             (self.rest.times, self.rest.probation) = (0, false);
             return;
         }
+        if self.rest.holds_back() {
+            return; // built before the rest, which is for this one too
+        }
         self.rest.wrong.insert(self.board.action_id(action));
         let wrong = self.rest.wrong.len();
         if wrong >= if self.rest.probation { 1 } else { WRONG_JOBS } {

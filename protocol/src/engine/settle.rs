@@ -12,7 +12,7 @@ use crate::record::Payload;
 use crate::record::payload::{LeaseRef, SlotNo};
 use crate::table::Place;
 use crate::time::Timestamp;
-use crate::verdict::ballot::{is_soft, lacks_room, lost_in_silence};
+use crate::verdict::ballot::{is_soft, lacks_room, lost_in_silence, outweighs};
 use crate::verdict::{Attestation, Branch, Verdict, VerdictState, verdict};
 
 use super::Engine;
@@ -417,7 +417,7 @@ impl Engine {
         let firm = revealed.iter().any(|(author, attestation)| {
             let of_voter = policies_of(self, state).any(|policy| self.voice(*author).may_vote(policy));
             let stands = of_attempt(attestation) || attestation.outcome.tree().is_some();
-            attestation.counts() && !attestation.lease.slot.is_arbiter() && !lacks_room(&attestation.outcome) && stands && of_voter
+            attestation.counts() && !attestation.lease.slot.is_arbiter() && outweighs(attestation) && stands && of_voter
         });
         let attested = revealed.iter().map(|(author, attestation)| Attested {
             author: *author,

@@ -1,8 +1,8 @@
 //! Which words are votes: what an operator said first, less what is set aside.
 //!
-//! A failure for lack of memory, disk or time says nothing of a job that got further elsewhere, so it is a vote only while
-//! nothing else is said (DESIGN section 7: tried once on a larger machine before anyone is blamed). What a larger machine
-//! says counts like any other word.
+//! A failure for lack of memory, disk or time says nothing of a job that succeeds elsewhere, so it is set aside beside a
+//! success, and beside whatever else a larger machine found (DESIGN section 7: tried once on a larger machine before anyone
+//! is blamed). What a larger machine says counts like any other word.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,12 @@ pub(crate) fn lacks_room(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Failure { class, .. } if rule(*class).job == Job::TooSmall)
 }
 
-/// Whether a word is of no weight beside any that is not of its kind.
+/// Whether a word takes the weight from those of machines that were too small.
+pub(crate) fn outweighs(attestation: &Attestation) -> bool {
+    attestation.outcome.tree().is_some() || is_larger(attestation.lease.slot) && !lacks_room(&attestation.outcome)
+}
+
+/// Whether a word is that of a machine that was perhaps too small.
 pub(crate) fn is_soft(attestation: &Attestation) -> bool {
     lacks_room(&attestation.outcome) && !is_larger(attestation.lease.slot) && !attestation.lease.slot.is_arbiter()
 }
@@ -56,7 +61,7 @@ impl<'a> Ballot<'a> {
                 firm.entry(attestation.operator).or_insert(*attestation);
             }
         }
-        if firm.values().all(|vote: &&Attestation| lacks_room(&vote.outcome)) {
+        if !firm.values().any(|vote: &&Attestation| outweighs(vote)) {
             for (operator, vote) in soft {
                 firm.entry(operator).or_insert(vote);
             }
