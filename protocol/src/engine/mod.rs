@@ -9,7 +9,8 @@
 //! Where to go next: [`board`] holds the records, [`lease`] says who holds a slot, [`jobs`] binds jobs to actions,
 //! [`settle`] computes verdicts, [`slots`] what is open, [`queue`] holds ready work in order, [`work`] claims, renews, commits and
 //! reveals for this node. What a failure counts is in [`crate::blame`]; from it follow [`tries`], [`losses`], [`progress`]
-//! (builds that stand still), [`rest`] and [`proof`] (machines at fault). [`reasons`] says it in words. Actions and authors are named by their places on the board inside, and by their ids outside.
+//! (builds that stand still), [`rest`] and [`proof`] (machines at fault). [`reasons`] says it in words. Actions and authors
+//! are named by their places on the board inside, and by their ids outside.
 
 pub mod board;
 pub mod io;

@@ -7,8 +7,9 @@ use barnraiser_protocol::record::{Kind, Payload};
 
 use crate::world::World;
 
-/// Claims that may stand on one action on average, beside three of every node (it may try so often what it spoils): with clocks that differ by minutes a claim
-/// is not heard of before others are made, but nobody has a reason to claim one slot again and again.
+/// Claims that may stand on one action on average, beside three of every node (it may try so often what it spoils): with
+/// clocks that differ by minutes a claim is not heard of before others are made, but nobody has a reason to claim one slot
+/// again and again.
 const CLAIMS_PER_ACTION_MAX: usize = 24;
 /// Results of one node that wait to be revealed: those of live actions, at the most.
 const RESULTS_MAX: usize = 256;
