@@ -64,7 +64,7 @@ impl Engine {
             text += &format!("; {tries} of {ATTEMPT_SLOTS_MAX} tries spoilt by machines ({last} among them), {TRIES_MAX} each at the most");
         }
         if small > 0 {
-            text += &format!("; {} was too small", count(small, "machine", "machines"));
+            text += &format!("; {} too small", count(small, "machine was", "machines were"));
         }
         text
     }

@@ -8,14 +8,14 @@ use crate::bounded::BoundedString;
 use crate::id::{ActionId, BlobHash};
 use crate::record::payload::{LeaseRef, SlotNo};
 
-/// Everybody is a branch of their own; 9 is trusted.
+/// Everybody is a branch of their own; 8 and 9 are trusted.
 struct Village;
 impl Standing for Village {
     fn branch(&self, operator: &OperatorId) -> Option<Branch> {
         Some(*operator)
     }
     fn is_trusted(&self, operator: &OperatorId) -> bool {
-        operator.0[0] == 9
+        (8..=9).contains(&operator.0[0])
     }
 }
 
@@ -123,6 +123,29 @@ fn two_branches_lost_at_one_stage_make_a_job_poison() {
     assert_eq!(small(&[&many[..3], &liar].concat()).state, VerdictState::Candidate, "who comes through speaks for the job");
     assert_eq!(small(&[&many[..], &liar].concat()).state, VerdictState::Failed, "but one liar keeps no machine killer alive");
     assert_eq!(verdict(&[lost(1, 0), lost(2, 1)], 256, &Village, &Policy::small()).state, VerdictState::Unattested, "a retry");
+}
+
+/// Two liars once kept a job in dispute for ever that killed the machine of every arbiter.
+#[test]
+fn disputed_job_that_arbiters_are_lost_with_is_poison_until_a_retry() {
+    let lost = |operator, number| says(operator, SlotNo(SlotNo::ARBITER.0 + number), fails(FailureClass::Lost));
+    let mut words = vec![says(1, SlotNo(0), tree(1)), says(2, SlotNo(1), tree(2)), lost(8, 0), lost(8, 1)];
+    assert_eq!(small(&words).state, VerdictState::Disputed, "one arbiter is one");
+    words.push(lost(9, 2));
+    assert_eq!((small(&words).state, small(&words).outcome), (VerdictState::Failed, Some(fails(FailureClass::Lost))));
+    let again = |words: &[Attestation]| verdict(words, 256, &Village, &Policy::small()).state;
+    assert_eq!(again(&words), VerdictState::Disputed, "a retry allows for as many losses again");
+    words.push(lost(9, 3));
+    assert_eq!(again(&words), VerdictState::Failed);
+}
+
+/// What a machine spoilt is no word on the job, so its operator may settle a dispute about it. Where every founder's machine
+/// had been down once, disputes once stayed for ever.
+#[test]
+fn trusted_operator_whose_machine_spoilt_the_build_may_be_arbiter() {
+    let arbiter = Attestation { again: Some(tree(1)), ..says(9, SlotNo::ARBITER, tree(1)) };
+    let words = [says(1, SlotNo(0), tree(1)), says(2, SlotNo(1), tree(2)), says(9, SlotNo(2), fails(FailureClass::Lost)), arbiter];
+    assert_eq!((small(&words).state, small(&words).arbiter), (VerdictState::CrossVerified, Some(OperatorId([9; 32]))));
 }
 
 /// A word: who, in which slot, what.
