@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod blame;
 pub mod bounded;
 pub mod codec;
 pub mod engine;

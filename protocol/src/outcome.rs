@@ -32,14 +32,14 @@ pub enum FailureClass {
     Sandbox,
     /// Outputs could not be stored.
     Upload,
-    /// The builder vanished.
+    /// The machine died, or was restarted, in the middle of the build.
     Lost,
 }
 
 impl FailureClass {
     /// Whether the machine and not the job is at fault: such outcomes are never votes, and the slot is built again.
     pub const fn is_infrastructure(self) -> bool {
-        matches!(self, Self::Fetch | Self::Sandbox | Self::Upload | Self::Lost | Self::OutOfDisk)
+        matches!(crate::blame::rule(self).job, crate::blame::Job::Nothing | crate::blame::Job::Poison)
     }
 }
 

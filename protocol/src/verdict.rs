@@ -7,8 +7,11 @@
 //! two differ, the job is not deterministic and nobody is wrong; where they agree, what differs from them on a like
 //! machine is.
 
+pub(crate) mod ballot;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use ballot::{Ballot, is_soft, lacks_room};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{OperatorId, OutcomeHash};
@@ -91,7 +94,7 @@ pub enum VerdictState {
     Candidate,
     /// The quorum agrees on an output.
     CrossVerified,
-    /// The quorum agrees that the job fails.
+    /// The quorum agrees that the job fails, or independent branches were lost with it: poison.
     Failed,
     /// Votes differ between like machines, and no arbiter has built it yet.
     Disputed,
@@ -169,53 +172,52 @@ pub fn verdict<'a>(
     let admitted = |attestation: &&Attestation| standing.may_attest(&attestation.operator, attestation.revealed);
     let mut sorted: Vec<&Attestation> = attestations.into_iter().filter(admitted).collect();
     sorted.sort();
-    let mut votes: BTreeMap<OperatorId, &Attestation> = BTreeMap::new();
-    for attestation in &sorted {
-        let set_aside = attestation.lease.slot.0 < attempt_first_slot && attestation.outcome.tree().is_none();
-        let counts =
-            !attestation.lease.slot.is_arbiter() && !set_aside && attestation.counts() && may_vote(standing, &attestation.operator, policy);
-        if counts {
-            votes.entry(attestation.operator).or_insert(attestation);
-        }
-    }
+    let ballot = Ballot::new(&sorted, attempt_first_slot, standing, policy);
+    let votes = &ballot.votes;
     // An arbiter must have attested nothing else for the action: it would judge its own word.
     let arbiter = sorted.iter().find(|attestation| {
         attestation.lease.slot.is_arbiter()
             && attestation.counts()
             && standing.is_trusted(&attestation.operator)
-            && !sorted.iter().any(|other| other.operator == attestation.operator && !other.lease.slot.is_arbiter())
+            && !sorted.iter().any(|other| {
+                // What a machine spoilt is no word on the job.
+                other.operator == attestation.operator && !other.lease.slot.is_arbiter() && other.outcome.is_vote()
+            })
     });
 
-    let Some(first) = votes.values().next() else {
-        return Verdict::unattested();
-    };
-    let differ = votes.values().any(|vote| vote.outcome != first.outcome);
+    if votes.is_empty() {
+        return poison(&ballot, standing).unwrap_or_else(Verdict::unattested);
+    }
+    let agreed = ballot.agreed();
     let unsettled = |state, arbiter| Verdict {
         state,
         differing: votes.iter().map(|(operator, vote)| (*operator, vote.outcome.hash())).collect(),
         arbiter,
         ..Verdict::unattested()
     };
-    let standing_outcome = match (differ, arbiter) {
-        (false, _) => first.outcome.clone(),
-        (true, Some(arbiter)) if arbiter.again.as_ref() == Some(&arbiter.outcome) => arbiter.outcome.clone(),
-        (true, Some(arbiter)) => return unsettled(VerdictState::NotDeterministic, Some(arbiter.operator)),
-        (true, None) => {
+    let standing_outcome = match (agreed, arbiter) {
+        (Some(outcome), _) => outcome.clone(),
+        (None, Some(arbiter)) if arbiter.again.as_ref() == Some(&arbiter.outcome) => arbiter.outcome.clone(),
+        (None, Some(arbiter)) => return unsettled(VerdictState::NotDeterministic, Some(arbiter.operator)),
+        (None, None) => {
+            if let Some(poison) = poison(&ballot, standing) {
+                return poison;
+            }
             let like = votes.values().any(|a| votes.values().any(|b| a.outcome != b.outcome && a.fingerprint == b.fingerprint));
             return unsettled(if like { VerdictState::Disputed } else { VerdictState::PlatformDependent }, None);
         }
     };
 
-    let settled_by = arbiter.filter(|_| differ);
+    let settled_by = arbiter.filter(|_| agreed.is_none());
     let mut agreeing: BTreeSet<OperatorId> = BTreeSet::new();
     let mut differing = BTreeMap::new();
     let mut wrong = BTreeSet::new();
-    for (operator, vote) in &votes {
-        if vote.outcome == standing_outcome {
+    for (operator, vote) in votes {
+        if vote.outcome == standing_outcome || agreed.is_some_and(lacks_room) {
             agreeing.insert(*operator);
         } else {
             differing.insert(*operator, vote.outcome.hash());
-            if settled_by.is_some_and(|arbiter| arbiter.fingerprint == vote.fingerprint) {
+            if settled_by.is_some_and(|arbiter| arbiter.fingerprint == vote.fingerprint) && !is_soft(vote) {
                 wrong.insert(*operator);
             }
         }
@@ -225,12 +227,21 @@ pub fn verdict<'a>(
     }
     let branches: BTreeSet<Branch> = agreeing.iter().map(|operator| standing.branch(operator).unwrap_or(*operator)).collect();
     let reached = branches.len() >= usize::from(policy.quorum);
+    if let (false, Some(poison)) = (reached, poison(&ballot, standing)) {
+        return poison;
+    }
     let state = match (&standing_outcome, reached) {
         (Outcome::Success { .. }, true) => VerdictState::CrossVerified,
         (Outcome::Failure { .. }, true) => VerdictState::Failed,
         (_, false) => VerdictState::Candidate,
     };
     Verdict { state, outcome: Some(standing_outcome), agreeing, differing, wrong, arbiter: settled_by.map(|a| a.operator) }
+}
+
+/// The verdict on a job that machines do not come back from.
+fn poison(ballot: &Ballot<'_>, standing: &(impl Standing + ?Sized)) -> Option<Verdict> {
+    let (outcome, agreeing) = ballot.poison(standing)?;
+    Some(Verdict { state: VerdictState::Failed, outcome: Some(outcome), agreeing, ..Verdict::unattested() })
 }
 
 #[cfg(test)]

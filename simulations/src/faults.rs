@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use barnraiser_protocol::engine::{Config, Input, Lend, Params};
+use barnraiser_protocol::engine::{Config, Engine, Input, Lend, Params};
 use barnraiser_protocol::graph::Graph;
 use barnraiser_protocol::id::BatchId;
 use barnraiser_protocol::platform::Facts;
@@ -23,7 +23,7 @@ use crate::report::Report;
 use crate::world::node::{Character, Node};
 use crate::world::people::{People, Society};
 use crate::world::weather::Weather;
-use crate::world::work::{Nature, Task, Work};
+use crate::world::work::{MEMORY, Nature, Task, Work};
 use crate::world::{START, World};
 
 /// Time between two looks at all nodes.
@@ -95,6 +95,8 @@ struct Run {
     world: World,
     plan: Plan,
     dice: Dice,
+    /// Draws what came to this scenario later, so that seeds go on meaning what they meant.
+    blame: Dice,
     batches: Vec<BatchId>,
     submitted: usize,
     /// Nodes that crashed and come back, and when.
@@ -127,6 +129,9 @@ pub fn run(nodes: usize, seed: u64, calm: bool, verbose: bool) -> anyhow::Result
     run.heal();
     let healed = run.world.now;
     let ended = run.recover();
+    if ended.is_some() {
+        run.return_of_the_rested();
+    }
     let scenario = if calm { "calm" } else { "faults" };
     let mut report = Report::new(scenario, nodes, seed, &run.world);
     let minutes = |from: Timestamp, to: Timestamp| to.since(from).as_secs_f64() / 60.0;
@@ -148,6 +153,7 @@ impl Run {
             friends: dice.between(0.0, 0.3),
             strangers: dice.between(0.0, 0.1),
         };
+        let mut blame = Dice::new(seed, "blame");
         let people = People::draw(nodes, society, START, &mut dice)?;
         let params = Params {
             network: crate::world::people::NETWORK,
@@ -159,11 +165,14 @@ impl Run {
         let machines = (0..nodes)
             .map(|number| {
                 let skew_ms = dice.between(-1.0, 1.0) * plan.skew_minutes * 60_000.0;
-                let config = machine(number, nodes, &people, &mut dice);
+                let mut config = machine(number, nodes, &people, &mut dice);
+                if !calm {
+                    config.lend.memory = *blame.pick(&[2 << 30, 4 << 30, 16 << 30]);
+                }
                 let mut node = Node::new(
                     people.operators[number],
                     config,
-                    if calm { Character::default() } else { character(number, nodes, &mut dice) },
+                    if calm { Character::default() } else { worse(number, character(number, nodes, &mut dice), &mut blame) },
                     skew_ms as i64,
                 );
                 for record in &people.standing {
@@ -188,6 +197,7 @@ impl Run {
             world,
             plan,
             dice,
+            blame,
             batches: Vec::new(),
             submitted: 0,
             down: Vec::new(),
@@ -335,7 +345,8 @@ impl Run {
                 1 => Nature::Unsteady,
                 _ => Nature::Sound,
             };
-            let task = Task { nature, core_seconds: self.dice.log_normal(60.0, 1.0).min(400.0), output_bytes: 0 };
+            let (nature, memory) = if self.plan.calm { (nature, MEMORY / 2) } else { self.blame_draws(nature) };
+            let task = Task { nature, core_seconds: self.dice.log_normal(60.0, 1.0).min(400.0), output_bytes: 0, memory };
             let known = self.world.work.knows(&name);
             let task = if shared && known.is_some() { known.unwrap_or(task) } else { task };
             let cores = 1 + u16::try_from(self.dice.below(2)).unwrap_or(0);
@@ -357,6 +368,26 @@ impl Run {
         self.batches.extend(newest.map(|record| BatchId::from(record.id())));
     }
 
+    /// Jobs that bring machines down, and jobs that want more memory than their recipe says: of some a larger machine has
+    /// enough, of others none has.
+    fn blame_draws(&mut self, nature: Nature) -> (Nature, u64) {
+        let nature = if self.blame.chance(0.04) { Nature::Killer } else { nature };
+        let memory = match self.blame.below(20) {
+            0 | 1 => MEMORY / 2 * 3,
+            2 => MEMORY * 3,
+            _ => MEMORY / 2,
+        };
+        (nature, memory)
+    }
+
+    /// A founder has everything built again that failed, since much of it failed for the faults around it.
+    fn retry_failed(&mut self) {
+        let Some(founder) = (0..FOUNDERS.min(self.world.nodes.len())).find(|node| self.world.nodes[*node].engine.is_some()) else { return };
+        for batch in self.batches.clone() {
+            self.retry(founder, batch);
+        }
+    }
+
     /// A founder cancels a batch, or has what failed built again.
     fn change_of_mind(&mut self) {
         if self.batches.is_empty() {
@@ -364,11 +395,18 @@ impl Run {
         }
         let batch = *self.dice.pick(&self.batches);
         let founder = self.dice.below(FOUNDERS.min(self.world.nodes.len()));
-        let Some(engine) = &self.world.nodes[founder].engine else { return };
+        if self.world.nodes[founder].engine.is_none() {
+            return;
+        }
         if self.dice.chance(0.15) {
             self.world.tell(founder, Input::Author(Payload::Cancel(Cancel { batch }), DAY));
             return;
         }
+        self.retry(founder, batch);
+    }
+
+    fn retry(&mut self, founder: usize, batch: BatchId) {
+        let Some(engine) = &self.world.nodes[founder].engine else { return };
         let failed: Vec<_> = engine.failed_actions(&batch).into_iter().take(64).collect();
         if let Ok(actions) = failed.try_into().map(|actions: barnraiser_protocol::bounded::BoundedVec<_, 64>| actions)
             && !actions.is_empty()
@@ -380,6 +418,7 @@ impl Run {
     /// Everything works again; machines that are lost stay lost.
     fn heal(&mut self) {
         self.world.weather.clear();
+        self.world.lost = self.lost.clone();
         for node in self.lost.clone() {
             self.world.crash(node);
         }
@@ -390,6 +429,9 @@ impl Run {
                 self.world.start(node);
                 self.pause(node, false);
             }
+        }
+        if !self.plan.calm {
+            self.retry_failed();
         }
     }
 
@@ -419,6 +461,27 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Builders that rest come back: they prove themselves, rest anew, or go on without a proof.
+    fn return_of_the_rested(&mut self) {
+        let rested = |world: &World, node: usize| world.nodes[node].engine.as_ref().and_then(Engine::resting_until);
+        let resting: Vec<usize> = (0..self.world.nodes.len()).filter(|node| rested(&self.world, *node).is_some()).collect();
+        let Some(last) = resting.iter().filter_map(|node| rested(&self.world, *node)).max() else { return };
+        if last > self.world.now + HEALED_MAX {
+            return; // who fails again and again rests for a day
+        }
+        self.world.run_until(last + TICK);
+        leases::check(&mut self.world, true);
+        let now = self.world.now;
+        for node in resting {
+            // Clocks of a healed network are right to half a second.
+            if rested(&self.world, node).is_some_and(|until| until + TICK < now) {
+                self.world.checks.fault("ending", now, format!("node {node} rests though its time is over"));
+            }
+        }
+    }
+}
+
 /// Takes out the nodes whose time has come.
 fn due(waiting: &mut Vec<(Timestamp, usize)>, now: Timestamp) -> Vec<usize> {
     let (due, later): (Vec<_>, Vec<_>) = waiting.iter().partition(|(until, _)| *until <= now);
@@ -441,6 +504,15 @@ const fn is_arbiter(number: usize, nodes: usize) -> bool {
     number + 1 == if FOUNDERS < nodes { FOUNDERS } else { nodes }
 }
 
+/// What may be wrong with a machine beside that.
+fn worse(number: usize, character: Character, blame: &mut Dice) -> Character {
+    let (freezes, fails) = (blame.chance(0.08), blame.chance(0.05));
+    if number < FOUNDERS {
+        return character;
+    }
+    Character { freezes: if freezes { blame.between(0.0, 0.5) } else { 0.0 }, fails, ..character }
+}
+
 fn character(number: usize, nodes: usize, dice: &mut Dice) -> Character {
     let honest = number < FOUNDERS;
     let steady = is_arbiter(number, nodes);
@@ -449,6 +521,8 @@ fn character(number: usize, nodes: usize, dice: &mut Dice) -> Character {
         speed: if dice.chance(0.1) { dice.between(0.1, 0.3) } else { dice.between(0.5, 2.0) },
         spoils: if !steady && dice.chance(0.2) { dice.between(0.0, 0.5) } else { 0.0 },
         hangs: if !honest && dice.chance(0.1) { dice.between(0.0, 0.5) } else { 0.0 },
+        freezes: 0.0,
+        fails: false,
         sync_ms: dice.between(1.0, 40.0),
     }
 }

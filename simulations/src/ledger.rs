@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use barnraiser_protocol::blame::{PROOF_SLOT, is_larger};
 use barnraiser_protocol::engine::{BuildOrder, Event, Output};
 use barnraiser_protocol::id::{ActionId, BatchId};
 use barnraiser_protocol::record::payload::SlotNo;
@@ -73,6 +74,16 @@ pub struct Ledger {
     pub spans: Vec<Span>,
     /// Batch → when the first node knew that all its jobs are settled.
     pub done: BTreeMap<BatchId, Timestamp>,
+    /// Machines that a job brought down.
+    pub killed: u64,
+    /// Jobs that were tried on a larger machine.
+    pub larger: u64,
+    /// Rests of builders that failed where others succeeded.
+    pub rests: u64,
+    /// Builds by which machines proved themselves.
+    pub proofs: u64,
+    /// Builds that stood still and were ended for it.
+    pub still: u64,
     /// Leases that their holder lost to another's.
     pub conflicts: u64,
     /// Action → when the first node could have claimed it.
@@ -93,6 +104,10 @@ impl Ledger {
             Output::Event(Event::BatchDone { batch, .. }) => {
                 self.done.entry(*batch).or_insert(now);
             }
+            Output::Event(Event::LeaseLost { reason, .. }) if reason.starts_with("nothing was printed") => self.still += 1,
+            Output::Event(Event::Resting { .. }) => self.rests += 1,
+            Output::Start(order) if order.lease.slot == PROOF_SLOT => self.proofs += 1,
+            Output::Start(order) if is_larger(order.lease.slot) => self.larger += 1,
             Output::Send(record) => {
                 if let Payload::Claim(claim) = record.payload()
                     && self.claimed.insert((claim.lease.action, claim.lease.slot))

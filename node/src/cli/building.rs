@@ -16,6 +16,7 @@ use std::time::Instant;
 use barnraiser_protocol::action::{Action, Rootfs, SourceForm};
 use barnraiser_protocol::graph::{Graph, Job, JobIndex};
 use barnraiser_protocol::id::{ActionId, BlobHash};
+use barnraiser_protocol::outcome::FailureClass;
 use barnraiser_store::{Durability, LayOut, Pattern, Store};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -295,7 +296,9 @@ fn failure(label: &str, report: &Report, log: &Path) -> Problem {
     let (status, what) = match &report.outcome {
         BuildOutcome::Cancelled => return Problem::failed(format!("{label}: interrupted")),
         BuildOutcome::Failure { class, stage } => {
-            let status = if class.is_infrastructure() { Problem::failed("").status } else { JOB_FAILED };
+            // What this machine lacks is not the job's failure.
+            let machine = class.is_infrastructure() || *class == FailureClass::OutOfDisk;
+            let status = if machine { Problem::failed("").status } else { JOB_FAILED };
             (status, format!("{label} failed in {stage:?}: {class}"))
         }
         // Callers come here only where there are no outputs.

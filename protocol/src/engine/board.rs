@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{ActionId, NodeId, RecordId};
-use crate::record::payload::{Claim, Commitment, HandBack, LeaseRef, Presence, Renewal, Reveal, SlotNo};
+use crate::record::payload::{Claim, Commitment, HandBack, LeaseProgress, LeaseRef, Presence, Renewal, Reveal, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::sync::ItemSet;
 use crate::table::{Place, Table};
@@ -496,14 +496,14 @@ impl Board {
 
     /// When `node` last renewed `lease`, if its latest Renewal lists it.
     pub fn renewed(&self, node: &NodeId, lease: &LeaseRef) -> Option<Timestamp> {
-        self.renewed_by(self.author(&node.0)?, lease)
+        self.renewed_by(self.author(&node.0)?, lease).map(|(at, _)| at)
     }
 
-    /// As [`Board::renewed`], by the author's place.
-    pub(super) fn renewed_by(&self, author: Place, lease: &LeaseRef) -> Option<Timestamp> {
+    /// As [`Board::renewed`], by the author's place, with what it said of the build.
+    pub(super) fn renewed_by(&self, author: Place, lease: &LeaseRef) -> Option<(Timestamp, LeaseProgress)> {
         let record = self.at(self.authors[author as usize].latest[0])?;
         let Payload::Renewal(Renewal { leases }) = record.payload() else { return None };
-        leases.iter().any(|progress| progress.lease == *lease).then(|| record.issued())
+        leases.iter().find(|progress| progress.lease == *lease).map(|progress| (record.issued(), *progress))
     }
 
     /// When `node` gave `lease` back.

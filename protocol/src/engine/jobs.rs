@@ -489,7 +489,7 @@ impl Engine {
         }
     }
 
-    fn tell_when_done(&mut self, id: BatchId) {
+    pub(super) fn tell_when_done(&mut self, id: BatchId) {
         let Some(state) = self.batches.get(&id).filter(|state| !state.done) else { return };
         // Jobs settle about in their order, so that one look at the first open one mostly says enough.
         let policy = state.batch().policy;
@@ -514,7 +514,11 @@ impl Engine {
         let mut failed = vec![false; graph.len()];
         for (index, binding) in graph.indexes().zip(&state.bindings) {
             failed[index.0 as usize] = graph.needs(index).any(|need| failed[need.0 as usize]) || {
-                let found = self.state(binding.action()?)?.found(&policy).filter(|found| found.state.is_final())?;
+                let action = binding.action()?;
+                let found = self.state(action)?.found(&policy).filter(|found| found.state.is_final())?;
+                if found.soft && self.awaits_larger(action) {
+                    return None;
+                }
                 found.state.is_failure()
             };
         }

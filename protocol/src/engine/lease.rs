@@ -43,7 +43,7 @@ impl ClaimView {
     }
 
     /// Whether the lease had ended, without a result, at `moment`.
-    fn had_ended(&self, moment: Timestamp, ttl: Duration) -> bool {
+    pub(super) fn had_ended(&self, moment: Timestamp, ttl: Duration) -> bool {
         if self.committed.is_some_and(|committed| committed < moment) {
             return false;
         }

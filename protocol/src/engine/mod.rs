@@ -8,7 +8,10 @@
 //!
 //! Where to go next: [`board`] holds the records, [`lease`] says who holds a slot, [`jobs`] binds jobs to actions,
 //! [`settle`] computes verdicts, [`slots`] what is open, [`queue`] holds ready work in order, [`work`] claims, renews, commits and
-//! reveals for this node, [`frauds`] notices who contradicts itself, [`notices`] answers about standing records. Actions and authors are named by their places on the board inside, and by their ids outside.
+//! reveals for this node, [`crowd`] knows who else has room. What a failure counts is in [`crate::blame`]; from it follow
+//! [`tries`], [`losses`], [`progress`] (builds that stand still), [`rest`] and [`proof`] (machines at fault). [`reasons`] says it
+//! in words. [`frauds`] notices who contradicts itself, [`notices`] answers about standing records. Actions and authors are
+//! named by their places on the board inside, and by their ids outside.
 
 pub mod board;
 mod crowd;
@@ -16,14 +19,19 @@ mod frauds;
 pub mod io;
 mod jobs;
 pub mod lease;
+mod losses;
 mod notices;
+mod progress;
+mod proof;
 mod propagation;
 pub mod query;
 mod queue;
+mod reasons;
 mod rest;
 mod seals;
 mod settle;
 mod slots;
+mod tries;
 mod voices;
 mod work;
 
@@ -224,7 +232,7 @@ impl Engine {
                 // A stranger may end what it submitted itself and nothing else, so looking would be in vain.
                 let by = record.author_key();
                 let own = self.batches.get(&cancel.batch).is_some_and(|state| state.record.author_key() == by);
-                if own || self.board.author(&by).is_some_and(|author| !self.board.is_stranger(author)) {
+                if own || self.speaker(record).is_some_and(|operator| self.members.membership(&operator).is_some()) {
                     self.refresh_batch(now, cancel.batch);
                 }
             }
@@ -339,13 +347,13 @@ impl Engine {
             Input::Leave => self.leave(now),
             Input::Fetched { want, bytes } => self.fetched(now, want, &bytes),
             Input::Graph(batch, graph) => self.share_graph(now, batch, graph),
-            Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(lease, log_bytes, cpu_ms),
+            Input::Progress { lease, log_bytes, cpu_ms } => self.desk.progress(now, lease, log_bytes, cpu_ms),
             Input::Finished { lease, outcome, again, particulars } => self.finish(now, lease, (outcome, again), particulars),
             Input::Author(payload, lifetime) => {
                 self.author(now, payload, lifetime);
             }
             Input::Restore(result) => self.restore(now, result),
-            Input::Synced => self.caught_up(now),
+            Input::Synced => self.caught_up(now, true),
         }
     }
 

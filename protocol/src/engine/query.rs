@@ -426,13 +426,7 @@ impl Engine {
                     ),
                 )
             }
-            VerdictState::Failed => {
-                let what = match verdict.and_then(|verdict| verdict.outcome.as_ref()) {
-                    Some(Outcome::Failure { class, stage }) => format!("{class} in {stage}"),
-                    _ => "it failed".into(),
-                };
-                (JobState::Failed, format!("{what}; {} found the same", operators(quorum.into())))
-            }
+            VerdictState::Failed => self.why_failed(place, verdict),
             VerdictState::NotDeterministic => {
                 let arbiter = verdict.and_then(|verdict| verdict.arbiter).map_or_else(|| "its arbiter".into(), |arbiter| arbiter.short());
                 let why = format!(
@@ -500,10 +494,11 @@ impl Engine {
 
     fn why_next(&self, action: &ActionId, held: usize, open: usize) -> String {
         if held > 0 {
-            return format!("{held} building, {} open", count(open, "slot"));
+            return format!("{held} building, {} open", count(open, "slot", "slots"));
         }
         let place = self.board.action(action);
         let Some(demand) = place.and_then(|place| self.demand(place)) else { return "nothing wants it any more".into() };
+        let tried = place.map_or_else(String::new, |place| self.why_tried(place));
         let fit = |presence: &crate::record::payload::Presence| {
             demand
                 .facts()
@@ -521,19 +516,19 @@ impl Engine {
             .map(|(node, ..)| node)
             .collect();
         if able.is_empty() {
-            let here = self.unfit(&demand).map_or_else(String::new, |unfit| format!("; here: {unfit}"));
-            return format!("no builder that is present can take it{here}");
+            return format!("no builder that is present can take it{}{tried}", self.why_not_here(&demand));
         }
         let free = if able.len() == 1 { "it is" } else { "they are" };
-        format!("{} open; {} could take it when {free} free", count(open, "slot"), count(able.len(), "builder"))
+        let able = count(able.len(), "builder", "builders");
+        format!("{} open; {able} could take it when {free} free{tried}", count(open, "slot", "slots"))
     }
 }
 
 /// So many of what the word names.
-fn count(number: usize, word: &str) -> String {
-    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+pub(super) fn count(number: usize, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
 }
 
-fn operators(number: usize) -> String {
-    count(number, "operator")
+pub(super) fn operators(number: usize) -> String {
+    count(number, "operator", "operators")
 }

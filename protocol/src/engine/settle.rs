@@ -1,15 +1,18 @@
 //! Actions: who builds their slots, what was attested, and what the verdict is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::blame::{ATTEMPT_STRIDE, ATTEMPTS_MAX, attempt_of, is_larger, rule};
 use crate::graph::{JobFacts, JobIndex, Limits, Packed};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId};
+use crate::outcome::Outcome;
 use crate::policy::Policy;
 use crate::record::Payload;
 use crate::record::payload::{LeaseRef, SlotNo};
 use crate::table::Place;
 use crate::time::Timestamp;
+use crate::verdict::ballot::{is_soft, lacks_room, lost_in_silence, outweighs};
 use crate::verdict::{Attestation, Branch, Verdict, VerdictState, verdict};
 
 use super::Engine;
@@ -17,10 +20,6 @@ use super::io::Event;
 use super::lease::SlotState;
 use super::voices::Voice;
 
-/// Slots of the next attempt begin so much higher; a Retry begins an attempt.
-const ATTEMPT_STRIDE: u16 = 256;
-/// The most attempts: their slots must stay below [`SlotNo::ARBITER`].
-const ATTEMPTS_MAX: u16 = 200;
 /// What is kept of a verdict; the rest is computed anew when somebody asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found {
@@ -28,6 +27,8 @@ pub(super) struct Found {
     pub state: VerdictState,
     /// The manifest of the outputs that stand.
     pub tree: Option<BlobHash>,
+    /// Whether it failed for lack of memory, disk or time only, and no larger machine has tried it yet.
+    pub soft: bool,
     /// Of the whole verdict, to notice that it changed.
     digest: u64,
 }
@@ -38,11 +39,12 @@ impl Found {
         self.tree.filter(|_| self.state.is_usable(policy))
     }
 
-    fn of(verdict: &Verdict) -> Self {
+    fn of(verdict: &Verdict, larger_tried: bool) -> Self {
         let digest = *blake3::hash(&crate::codec::encode(verdict)).as_bytes();
         Self {
             state: verdict.state,
-            tree: verdict.outcome.as_ref().and_then(crate::outcome::Outcome::tree),
+            tree: verdict.outcome.as_ref().and_then(Outcome::tree),
+            soft: verdict.state == VerdictState::Failed && !larger_tried && verdict.outcome.as_ref().is_some_and(lacks_room),
             digest: u64::from_le_bytes(std::array::from_fn(|byte| digest[byte])),
         }
     }
@@ -67,10 +69,17 @@ pub(super) struct Attested {
     pub slot: SlotNo,
     /// The epoch of its lease.
     pub epoch: u32,
-    /// [`Attestation::counts`].
+    /// Whether it says something of the job: [`Attestation::counts`], and it was not set aside as one of a machine that is
+    /// too small.
     pub counts: bool,
     /// Whether there was an output.
     pub success: bool,
+    /// Whether the machine spoilt it.
+    pub spoilt: bool,
+    /// Whether memory, disk or time were lacking.
+    pub lacked_room: bool,
+    /// Whether it speaks against the machine where others succeed.
+    pub blames: bool,
 }
 
 /// What is known of an action that a job stands for. Thousands are live, so lists are short vectors here.
@@ -93,6 +102,8 @@ pub(super) struct ActionState {
     pub wake: Option<Timestamp>,
     /// Whether the verdict must be computed anew.
     pub stale: bool,
+    /// Whether so many fell silent over it that nobody else gets it.
+    pub silenced: bool,
 }
 
 impl ActionState {
@@ -106,6 +117,7 @@ impl ActionState {
             attested: Vec::new(),
             wake: None,
             stale: true,
+            silenced: false,
         }
     }
 
@@ -117,6 +129,15 @@ impl ActionState {
     /// The state of a slot that is offered.
     pub fn slot(&self, slot: SlotNo) -> Option<&SlotState> {
         self.slots.iter().find(|(no, _)| *no == slot).map(|(_, state)| state)
+    }
+
+    /// The verdict of the evidence, unless too few say anything and too many fell silent.
+    pub fn judge(&self, verdict: Verdict) -> Verdict {
+        if self.silenced && matches!(verdict.state, VerdictState::Unattested | VerdictState::Candidate) {
+            let (agreeing, differing) = (BTreeSet::new(), BTreeMap::new());
+            return Verdict { state: VerdictState::Failed, outcome: Some(lost_in_silence()), agreeing, differing, ..verdict };
+        }
+        verdict
     }
 
     /// A job stands for it now.
@@ -132,6 +153,11 @@ impl ActionState {
     pub fn remove_job(&mut self, job: &(BatchId, JobIndex)) {
         self.jobs.retain(|other| other != job);
     }
+}
+
+/// The policies under which an action is judged.
+fn policies_of<'a>(engine: &'a Engine, state: &'a ActionState) -> impl Iterator<Item = &'a Arc<Policy>> {
+    state.jobs.iter().filter_map(|(batch, _)| engine.policy_of(batch))
 }
 
 /// What live batches ask of an action, taken together.
@@ -248,6 +274,10 @@ impl Engine {
         }
         let demand = self.demand(action);
         self.update_slots(now, action, demand.as_ref());
+        if self.state(action).is_some_and(|state| state.stale) {
+            // Who fell silent or spoke again changes the verdict.
+            return self.settle(now, action);
+        }
         self.list_ready(action, demand.as_ref());
         self.mind_own(now, action, demand.as_ref());
         self.consider(now, action);
@@ -364,28 +394,42 @@ impl Engine {
         }
         let first_slot = self.attempt_first_slot(&self.board.action_id(action));
         let attestations = revealed.iter().map(|(_, attestation)| attestation);
+        let of_attempt = |attestation: &Attestation| attempt_of(attestation.lease.slot) >= first_slot;
+        let larger_tried =
+            (revealed.iter()).any(|(_, attestation)| is_larger(attestation.lease.slot) && of_attempt(attestation) && attestation.counts());
         let (mut changes, mut output) = (Vec::new(), false);
         for hash in policies {
             let Some(policy) = self.policies.get(&hash) else { continue };
             let before = state.found(&hash);
             // The usual case of an action that nobody has built is not worth a computation.
-            if revealed.is_empty() && before.is_some_and(|found| found.state == VerdictState::Unattested) {
+            if revealed.is_empty() && !state.silenced && before.is_some_and(|found| found.state == VerdictState::Unattested) {
                 continue;
             }
-            let verdict = verdict(attestations.clone(), first_slot, &self.members, policy);
-            let found = Found::of(&verdict);
+            let verdict = state.judge(verdict(attestations.clone(), first_slot, &self.members, policy));
+            let found = Found::of(&verdict, larger_tried);
             if before != Some(found) {
                 output |= before.and_then(|before| before.usable(policy)) != found.usable(policy)
                     || before.is_some_and(|before| before.state.is_failure()) != found.state.is_failure();
                 changes.push((hash, found, verdict));
             }
         }
+        // Beside a word that says more, those of machines that are too small are none.
+        let firm = revealed.iter().any(|(author, attestation)| {
+            let of_voter = policies_of(self, state).any(|policy| self.voice(*author).may_vote(policy));
+            let stands = of_attempt(attestation) || attestation.outcome.tree().is_some();
+            attestation.counts() && !attestation.lease.slot.is_arbiter() && outweighs(attestation) && stands && of_voter
+        });
         let attested = revealed.iter().map(|(author, attestation)| Attested {
             author: *author,
             slot: attestation.lease.slot,
             epoch: attestation.lease.epoch,
-            counts: attestation.counts() && self.members.may_attest(&attestation.operator, attestation.revealed),
+            counts: attestation.counts()
+                && !(firm && is_soft(attestation))
+                && self.members.may_attest(&attestation.operator, attestation.revealed),
             success: attestation.outcome.tree().is_some(),
+            spoilt: !attestation.outcome.is_vote(),
+            lacked_room: lacks_room(&attestation.outcome),
+            blames: matches!(attestation.outcome, Outcome::Failure { class, .. } if rule(class).builder),
         });
         let attested: Vec<Attested> = attested.collect();
         let changed = match (changes.is_empty(), output) {

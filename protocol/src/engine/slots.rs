@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::blame::{ATTEMPT_SLOTS_MAX, POISON_SILENT, attempt_of, is_larger};
 use crate::graph::JobIndex;
 use crate::id::{NodeId, OperatorId};
 use crate::record::payload::{Claim, Commitment, LeaseRef, SlotNo};
@@ -14,10 +15,10 @@ use crate::verdict::{Branch, VerdictState};
 use super::Engine;
 use super::io::{Capacity, Timer};
 use super::lease::{ClaimView, SlotState, Tenure, draw, resolve};
+use super::losses::{Silence, silent};
 use super::settle::{ActionState, Demand};
+use super::tries::Tries;
 
-/// The most slots that one attempt may grow to as builds are wasted.
-const ATTEMPT_SLOTS_MAX: u16 = 64;
 /// The most builds to settle one dispute (a build lost to the machine is done again).
 const ARBITER_SLOTS_MAX: u16 = 8;
 
@@ -34,6 +35,16 @@ struct Slots {
     until: Option<Timestamp>,
     /// Whether nothing that can still be said changes them, but a retry or another standing of members.
     settled: bool,
+    /// Whether too many fell silent over it.
+    silenced: bool,
+}
+
+/// The slots for a larger machine.
+struct Larger {
+    slots: Vec<(SlotNo, SlotState)>,
+    /// Whose build there is one of those that are wanted.
+    counted: Option<Branch>,
+    until: Option<Timestamp>,
 }
 
 impl Engine {
@@ -75,8 +86,7 @@ impl Engine {
                 operator,
                 issued: record.issued(),
                 renewed: self
-                    .board
-                    .renewed_by(*author, &claim.lease)
+                    .sign_of_life(*author, &claim.lease, demand)
                     .max(committed.map(|(_, record, said)| said.renewed_at(record.issued()))),
                 handed_back: self.board.handed_back_by(*author, &claim.lease),
                 committed: committed.map(|(_, record, _)| record.issued()),
@@ -103,6 +113,9 @@ impl Engine {
         let computed = self.slots_at(now, action, demand);
         let avoid = self.desk.avoided(&self.board.action_id(action)).filter(|until| *until > now);
         let until = computed.until.into_iter().chain(avoid).min();
+        if let Some(state) = self.state_mut(action) {
+            state.stale |= std::mem::replace(&mut state.silenced, computed.silenced) != computed.silenced;
+        }
         self.put_slots(now, action, if computed.settled { Vec::new() } else { computed.slots }, Some(demand));
         if computed.settled
             && let Some(state) = self.state_mut(action)
@@ -139,10 +152,10 @@ impl Engine {
         for (lease, _) in before.iter().filter(|lease| !after.contains(lease)) {
             self.crowd.release(lease);
         }
-        let facts = demand.and_then(|demand| Some((demand.facts()?.cores, demand.limits.memory)));
         for (lease, node) in after.into_iter().filter(|lease| !before.contains(lease)) {
-            let (cores, memory) = facts.unwrap_or_default();
-            self.crowd.hold(now, lease, node, Capacity { cores, memory });
+            let need =
+                demand.and_then(|demand| Some(Capacity { cores: demand.facts()?.cores, memory: Self::memory_for(lease.slot, demand) }));
+            self.crowd.hold(now, lease, node, need.unwrap_or_default());
         }
     }
 
@@ -158,16 +171,17 @@ impl Engine {
     }
 
     fn is_final(&self, state: &ActionState, demand: &Demand) -> bool {
-        demand.policies.iter().all(|(hash, _)| state.found(hash).is_some_and(|found| found.state.is_final()))
+        demand.policies.iter().all(|(hash, _)| state.found(hash).is_some_and(|found| found.state.is_final() && !found.soft))
     }
 
     fn slots_at(&self, now: Timestamp, action: Place, demand: &Demand) -> Slots {
         let mut slots: Vec<(SlotNo, SlotState)> = Vec::new();
-        let Some(state) = self.state(action) else { return Slots { slots, until: None, settled: true } };
+        let Some(state) = self.state(action) else { return Slots { slots, until: None, settled: true, silenced: false } };
         let ttl = self.params.lease_ttl;
         let first = self.attempt_first_slot(&self.board.action_id(action));
         let heard = self.heard(action);
         let settled = self.is_final(state, demand);
+        let larger = self.resolve_larger((now, ttl), (action, first), state, demand, &heard);
         let disputed =
             state.verdicts.iter().any(|(_, found)| matches!(found.state, VerdictState::Disputed | VerdictState::PlatformDependent));
         let outvoted = self.outvoted(action, state);
@@ -175,10 +189,28 @@ impl Engine {
         let mut earlier = |at: Timestamp| until = Some(until.map_or(at, |until: Timestamp| until.min(at)));
         let mut taken: Vec<Branch> = Vec::new();
         let mut wanted = demand.slots();
+        let mut tries = Tries::default();
+        let mut silence = Silence::default();
+        // Fewer claims than that need no look.
+        let suspect = heard.claims.len() >= POISON_SILENT;
         let mut index = 0;
         while index < wanted {
+            // What a larger machine found is one of the builds that are wanted, once it counts.
+            if index == demand.slots()
+                && let Some(branch) = larger.counted
+            {
+                taken.push(branch);
+                wanted -= 1;
+                if index == wanted {
+                    break;
+                }
+            }
             let slot = SlotNo(first + index);
-            let slot_state = resolve(self.claim_views(action, slot, demand, &taken, &heard), now, ttl);
+            let views = self.claim_views(action, slot, demand, &taken, &heard);
+            if suspect {
+                silence.add(silent(views.clone(), now, ttl).iter().map(|operator| self.branch(operator)));
+            }
+            let slot_state = resolve(views, now, ttl);
             let wasted = match &slot_state {
                 SlotState::Closed(tenure) => {
                     outvoted.contains(&tenure.operator) || self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier)
@@ -187,19 +219,32 @@ impl Engine {
             };
             if wasted {
                 wanted = wanted.saturating_add(1).min(ATTEMPT_SLOTS_MAX);
-            } else if let Some(tenure) = slot_state.tenure() {
-                taken.push(self.branch(&tenure.operator));
+            }
+            if let Some(tenure) = slot_state.tenure() {
+                let branch = self.branch(&tenure.operator);
+                if !wasted || tries.waste(branch) {
+                    taken.push(branch);
+                }
             }
             // Once the verdict is final, only who builds already may go on; so it is where a newer batch took its place.
-            if !((settled || demand.superseded) && matches!(slot_state, SlotState::Open { .. })) {
+            let over = settled || demand.superseded || state.wants_larger();
+            if !(over && matches!(slot_state, SlotState::Open { .. })) {
                 slots.push((slot, slot_state));
             }
             index += 1;
         }
+        let silenced = suspect && silence.is_poison(self.committed(state, demand, &heard).len());
+        if silenced {
+            slots.retain(|(_, state)| !matches!(state, SlotState::Open { .. }));
+        }
+        slots.extend(larger.slots);
+        slots.sort_by_key(|(slot, _)| *slot);
+        larger.until.into_iter().for_each(&mut earlier);
         if disputed {
             // Not those of other arbiters: what they wasted is their slot, and another one is offered for it.
-            let voters = state.attested.iter().filter(|attested| !attested.slot.is_arbiter());
-            let attested: Vec<Branch> =
+            let voters = state.attested.iter().filter(|attested| !attested.slot.is_arbiter() && !attested.spoilt);
+            let mut tries = Tries::default();
+            let mut attested: Vec<Branch> =
                 voters.filter_map(|attested| self.voice(attested.author).operator).map(|operator| self.branch(&operator)).collect();
             for index in 0..ARBITER_SLOTS_MAX {
                 let slot = SlotNo(SlotNo::ARBITER.0 + index);
@@ -208,6 +253,10 @@ impl Engine {
                     SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier),
                     _ => false,
                 };
+                if let Some(tenure) = slot_state.tenure().filter(|_| wasted) {
+                    let branch = self.branch(&tenure.operator);
+                    attested.extend(tries.waste(branch).then_some(branch));
+                }
                 slots.push((slot, slot_state));
                 if !wasted {
                     break;
@@ -220,7 +269,45 @@ impl Engine {
             }
         }
         let settled = settled && slots.iter().all(|(_, state)| matches!(state, SlotState::Closed(_)));
-        Slots { slots, until, settled }
+        // Machines come and go without a record of this action, and whoever waits for its end must be told.
+        if state.wants_larger() {
+            until = until.into_iter().chain([now + ttl]).min();
+        }
+        Slots { slots, until, settled, silenced }
+    }
+
+    /// Resolves the slots for a larger machine.
+    fn resolve_larger(
+        &self,
+        (now, ttl): (Timestamp, Duration),
+        (action, first): (Place, u16),
+        state: &ActionState,
+        demand: &Demand,
+        heard: &Heard<'_>,
+    ) -> Larger {
+        let mut larger = Larger { slots: Vec::new(), counted: None, until: None };
+        let claimed = |slot| heard.claims.iter().any(|(_, _, claim)| claim.lease.slot == slot);
+        for slot in self.larger_slots(first, state, claimed) {
+            let slot_state = resolve(self.claim_views(action, slot, demand, &[], heard), now, ttl);
+            let mut earlier = |at: Timestamp| larger.until = larger.until.into_iter().chain([at]).min();
+            let wasted = match &slot_state {
+                SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, heard, &mut earlier),
+                _ => false,
+            };
+            if let SlotState::Closed(tenure) = &slot_state
+                && !wasted
+                && !state.wants_larger()
+            {
+                larger.counted = Some(self.branch(&tenure.operator));
+            }
+            if !matches!(slot_state, SlotState::Open { .. }) || state.wants_larger() && !demand.superseded {
+                larger.slots.push((slot, slot_state));
+            }
+            if !wasted {
+                break;
+            }
+        }
+        larger
     }
 
     /// Whether a closed slot gives no vote, so that another must be offered: the builder's machine failed, or the
@@ -242,7 +329,7 @@ impl Engine {
         match said {
             Some(attested) => !attested.counts,
             None => {
-                let open = slot.is_arbiter() || self.committed(demand, heard).len() >= demand.quorum();
+                let open = slot.is_arbiter() || is_larger(slot) || self.committed(state, demand, heard).len() >= demand.quorum();
                 let withheld = tenure.until + self.params.lease_ttl * 2;
                 if open && withheld > now {
                     look_again(withheld);
@@ -264,17 +351,22 @@ impl Engine {
     }
 
     /// The branches that committed to a result in the newest attempt. Those without a vote don't count: anybody could
-    /// otherwise open what others have built, by saying that it has built something too.
+    /// otherwise open what others have built, by saying that it has built something too. Nor do those who said by now
+    /// that their machine spoilt it.
     pub(super) fn committers(&self, action: Place, demand: &Demand) -> BTreeSet<Branch> {
-        self.committed(demand, &self.heard(action))
+        self.state(action).map_or_else(BTreeSet::new, |state| self.committed(state, demand, &self.heard(action)))
     }
 
-    fn committed(&self, demand: &Demand, heard: &Heard<'_>) -> BTreeSet<Branch> {
+    fn committed(&self, state: &ActionState, demand: &Demand, heard: &Heard<'_>) -> BTreeSet<Branch> {
         let mut branches = BTreeSet::new();
         for (author, _, commitment) in &heard.commitments {
             let voice = self.voice(*author);
             let LeaseRef { action, slot, .. } = commitment.lease;
-            if slot.is_arbiter() || !demand.admits(&voice) || slot.0 < self.attempt_first_slot(&action) {
+            if slot.is_arbiter() || !demand.admits(&voice) || attempt_of(slot) < self.attempt_first_slot(&action) {
+                continue;
+            }
+            let LeaseRef { slot, epoch, .. } = commitment.lease;
+            if state.attested.iter().any(|said| said.spoilt && said.author == *author && said.slot == slot && said.epoch == epoch) {
                 continue;
             }
             branches.extend(voice.operator.map(|operator| voice.branch.unwrap_or(operator)));
@@ -303,7 +395,11 @@ impl Engine {
     pub(super) fn wake(&mut self, now: Timestamp, action: Place) {
         if let Some(state) = self.state_mut(action) {
             state.wake = None;
+            let soft = state.wants_larger();
             self.look(now, action);
+            if soft {
+                self.verdict_changed(action);
+            }
         }
     }
 }

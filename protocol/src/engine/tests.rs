@@ -19,6 +19,7 @@ use crate::record::payload::*;
 use crate::verdict::VerdictState;
 
 mod barred;
+mod blame;
 mod disputes;
 mod flood;
 mod frauds;
@@ -77,6 +78,10 @@ struct Net {
     spoils: BTreeSet<usize>,
     /// What the second of two builds is like.
     again: Again,
+    /// What comes of a build, where it is not what the fields above say.
+    makes: fn(usize, &BuildOrder) -> Option<Outcome>,
+    /// What the engines keep of results.
+    kept: std::collections::BTreeMap<(usize, LeaseRef), OwnResult>,
 }
 
 /// The second build of an arbiter.
@@ -116,6 +121,8 @@ impl Net {
             apart: false,
             spoils: BTreeSet::new(),
             again: Again::Equal,
+            makes: |_, _| None,
+            kept: std::collections::BTreeMap::new(),
         };
         for n in 0..count {
             let payload = Payload::NodeCertificate(NodeCertificate::new(&node_key(n), &NETWORK, &operator_key(n).operator()).into());
@@ -184,6 +191,8 @@ impl Net {
                 let bytes: Arc<[u8]> = self.graph.to_bytes().into();
                 self.engines[from].handle(self.now, Input::Fetched { want, bytes });
             }
+            Output::PersistResult(result) => drop(self.kept.insert((from, result.lease), result)),
+            Output::ForgetResult(lease) => drop(self.kept.remove(&(from, lease))),
             Output::Start(order) => self.started.push((from, order)),
             Output::Stop(lease) => self.started.retain(|(who, order)| !(*who == from && order.lease == lease)),
             _ => {}
@@ -219,6 +228,7 @@ impl Net {
             } else {
                 Outcome::Success { tree }
             };
+            let outcome = (self.makes)(who, &order).unwrap_or(outcome);
             let particulars = particulars();
             let again = order.twice.then(|| match self.again {
                 Again::Unlike => Outcome::Success { tree: BlobHash([8; 32]) },
@@ -227,7 +237,7 @@ impl Net {
             });
             let now = self.now;
             self.engines[who].handle(now, Input::Finished { lease: order.lease, outcome, again, particulars });
-            let free = Capacity { cores: 1, memory: 4 << 30 };
+            let free = Capacity { cores: 1, memory: self.engines[who].config.lend.memory };
             self.engines[who].handle(now, Input::Capacity(free));
         }
         self.deliver();
@@ -475,31 +485,38 @@ fn conclusions(engine: &Engine) -> String {
     format!("{:?} {jobs:?} {slots:?}", engine.items().iter().collect::<Vec<_>>())
 }
 
+/// An order that `keys` draw.
+fn shuffled(records: &[SharedRecord], keys: &[u32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..records.len()).collect();
+    order.sort_by_key(|at| keys[at % keys.len()].wrapping_mul(u32::try_from(*at).unwrap() | 1));
+    order
+}
+
+/// What a node concludes that hears the records in that order.
+fn hear(net: &Net, records: &[SharedRecord], order: &[usize]) -> String {
+    let graph: Arc<[u8]> = net.graph.to_bytes().into();
+    let lend = Lend { builds: false, ..lend() };
+    let config = Config { key: node_key(50), facts: facts(), programs: BTreeSet::new(), lend };
+    let mut engine = Engine::new(net.engines[0].params.clone(), config, [50; 32], net.now);
+    for at in order {
+        engine.receive(net.now, &records[*at]);
+        while let Some(output) = engine.poll_output() {
+            if let Output::Fetch { want, .. } = output {
+                engine.handle(net.now, Input::Fetched { want, bytes: graph.clone() });
+            }
+        }
+    }
+    conclusions(&engine)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// Any order of arrival gives the same board, the same bindings, the same holders and the same verdicts.
     #[test]
     fn any_order_of_arrival_gives_the_same_board(keys in proptest::collection::vec(any::<u32>(), 400)) {
         let (net, records) = busy_network();
-        let mut order: Vec<usize> = (0..records.len()).collect();
-        order.sort_by_key(|at| keys[at % keys.len()].wrapping_mul(u32::try_from(*at).unwrap() | 1));
-        let graph: Arc<[u8]> = net.graph.to_bytes().into();
-        let hear = |order: &[usize]| {
-            let lend = Lend { builds: false, ..lend() };
-            let config = Config { key: node_key(50), facts: facts(), programs: BTreeSet::new(), lend };
-            let mut engine = Engine::new(net.engines[0].params.clone(), config, [50; 32], net.now);
-            for at in order {
-                engine.receive(net.now, &records[*at]);
-                while let Some(output) = engine.poll_output() {
-                    if let Output::Fetch { want, .. } = output {
-                        engine.handle(net.now, Input::Fetched { want, bytes: graph.clone() });
-                    }
-                }
-            }
-            conclusions(&engine)
-        };
         let straight: Vec<usize> = (0..records.len()).collect();
-        prop_assert_eq!(hear(&straight), hear(&order));
+        prop_assert_eq!(hear(&net, &records, &straight), hear(&net, &records, &shuffled(&records, &keys)));
     }
 }
 

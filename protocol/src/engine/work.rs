@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::blame::{PROOF_SLOT, is_larger};
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId};
 use crate::outcome::{FailureClass, Outcome, Particulars};
@@ -16,11 +17,13 @@ use crate::record::payload::{
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
+use crate::verdict::ballot::lost_in_silence;
 use crate::verdict::{Verdict, verdict};
 
 use super::Engine;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
 use super::lease::SlotState;
+use super::progress::nothing_known;
 use super::propagation::Propagation;
 use super::settle::Demand;
 use turn::Turn;
@@ -37,6 +40,8 @@ const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
 const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 /// How long a node leaves an action alone whose inputs it could not get.
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
+/// How long it leaves one alone that its machine spoilt.
+const SPOILT_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a node that was restarted, or joins late, waits to hear what it missed, before it takes work by what it knows.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// How long a lease is renewed that has ended in a result. Records overtake each other: who heard of the next Renewal before
@@ -57,11 +62,13 @@ struct OwnLease {
     memory: u64,
     log_bytes: u64,
     cpu_ms: u64,
+    /// When one of them last grew.
+    moved: Timestamp,
 }
 
 impl OwnLease {
     const fn progress(&self, lease: LeaseRef) -> LeaseProgress {
-        LeaseProgress { lease, log_bytes: self.log_bytes, cpu_ms: self.cpu_ms }
+        LeaseProgress { lease, log_bytes: self.log_bytes, cpu_ms: self.cpu_ms, moved: self.moved }
     }
 }
 
@@ -93,8 +100,11 @@ impl Desk {
         self.avoid.get(action).copied()
     }
 
-    pub fn progress(&mut self, lease: LeaseRef, log_bytes: u64, cpu_ms: u64) {
+    pub fn progress(&mut self, now: Timestamp, lease: LeaseRef, log_bytes: u64, cpu_ms: u64) {
         if let Some(own) = self.leases.get_mut(&lease) {
+            if log_bytes > own.log_bytes || cpu_ms > own.cpu_ms {
+                own.moved = now;
+            }
             own.log_bytes = log_bytes;
             own.cpu_ms = cpu_ms;
         }
@@ -104,10 +114,15 @@ impl Desk {
 impl Engine {
     /// What this network's leases use of the machine.
     pub fn in_use(&self) -> Capacity {
-        self.desk.leases.values().fold(Capacity::default(), |sum, lease| Capacity {
+        self.desk.leases.values().fold(self.proving_uses(), |sum, lease| Capacity {
             cores: sum.cores.saturating_add(lease.cores),
             memory: sum.memory.saturating_add(lease.memory),
         })
+    }
+
+    /// How far the builds under this node's leases are.
+    pub(super) fn own_progress(&self) -> Vec<LeaseProgress> {
+        self.desk.leases.iter().map(|(lease, own)| own.progress(*lease)).collect()
     }
 
     /// The leases that this node holds.
@@ -146,7 +161,7 @@ impl Engine {
             if now < until {
                 return self.arm(Timer::Seek, until);
             }
-            self.caught_up(now);
+            self.caught_up(now, false);
         }
         if self.still_rests(now) || !self.may_take() {
             return;
@@ -205,9 +220,10 @@ impl Engine {
         }
     }
 
-    /// This node has heard what it missed, or nobody was there to tell.
-    pub(super) fn caught_up(&mut self, now: Timestamp) {
+    /// This node has `heard` what it missed, or nobody was there to tell.
+    pub(super) fn caught_up(&mut self, now: Timestamp, heard: bool) {
         self.desk.abreast = true;
+        self.commit_restored(now, heard);
         if self.desk.behind_until.take().is_some() {
             self.presence_changed(now);
             self.arm_earlier(Timer::Seek, now);
@@ -216,7 +232,7 @@ impl Engine {
 
     /// Whether this node would take work that fits, as it tells the others.
     fn is_willing(&self) -> bool {
-        let held_back = self.desk.behind_until.is_some() || self.rest.until().is_some();
+        let held_back = self.desk.behind_until.is_some() || self.rest.holds_back();
         self.config.lend.builds && !held_back && self.desk.leases.len() < LEASES_PER_NODE_MAX
     }
 
@@ -253,36 +269,44 @@ impl Engine {
 
     fn claim(&mut self, now: Timestamp, place: Place, turn: Turn) {
         let Turn { slot, epoch, follows, .. } = turn;
-        let (Some(demand), Some(state)) = (self.demand(place), self.state(place)) else { return };
-        let action = self.board.action_id(place);
-        let Some(whole) = self.action_at(place) else {
+        let Some(demand) = self.demand(place) else { return };
+        let lease = LeaseRef { action: self.board.action_id(place), slot, epoch };
+        let Some(order) = self.order(place, lease, &demand) else {
             // An input is in doubt since it was bound; when that is settled, it is bound anew.
-            self.desk.avoid.insert(action, now + INPUT_BACKOFF);
+            self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
             return;
         };
-        let lease = LeaseRef { action, slot, epoch };
-        let order = BuildOrder {
-            lease,
-            needs_from: whole.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
-            action: Arc::new(whole),
-            label: state.label.to_string(),
-            batch: demand.batch,
-            limits: demand.limits.clone(),
-            twice: slot.is_arbiter(),
-            sources_from: self.submitters(&action),
-        };
         self.queue.serve(place);
-        let own = OwnLease { cores: order.action.cores, memory: demand.limits.memory, log_bytes: 0, cpu_ms: 0 };
-        self.desk.free.cores = self.desk.free.cores.saturating_sub(own.cores);
-        self.desk.free.memory = self.desk.free.memory.saturating_sub(own.memory);
+        let own = OwnLease { cores: order.action.cores, memory: order.limits.memory, log_bytes: 0, cpu_ms: 0, moved: now };
+        self.take_free(Capacity { cores: own.cores, memory: own.memory });
         self.desk.leases.insert(lease, own);
         self.presence_changed(now);
         self.arm_earlier(Timer::Renew, now + self.params.lease_ttl / 3);
         let batch = demand.batch;
         let lifetime = Kind::Claim.lifetime_max();
         if self.author(now, Payload::Claim(Claim { lease, batch, follows }), lifetime).is_some() && self.desk.leases.contains_key(&lease) {
+            // What is to be said of it if the machine dies with it; what really comes of it takes its place.
+            let outcome = lost_in_silence();
+            let salt = self.salt(&lease, &outcome, None);
+            let lost = OwnResult { lease, outcome, again: None, salt, particulars: nothing_known() };
+            self.outputs.push_back(Output::PersistResult(lost));
             self.outputs.push_back(Output::Start(order));
         }
+    }
+
+    /// The order to build an action; `None` while one of its inputs is in doubt.
+    pub(super) fn order(&self, place: Place, lease: LeaseRef, demand: &Demand) -> Option<BuildOrder> {
+        let whole = self.action_at(place)?;
+        Some(BuildOrder {
+            lease,
+            needs_from: whole.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
+            action: Arc::new(whole),
+            label: self.state(place)?.label.to_string(),
+            batch: demand.batch,
+            limits: self.limits_of(place, lease.slot, demand),
+            twice: lease.slot.is_arbiter(),
+            sources_from: self.submitters(&lease.action),
+        })
     }
 
     /// Authors of the batches whose jobs stand for the action.
@@ -331,7 +355,10 @@ impl Engine {
         // A cancelled action's results stay closed unless they were enough already: nobody waits for them.
         let enough = demand.is_some_and(|demand| self.committers(place, demand).len() >= demand.quorum());
         for lease in results {
-            if lease.slot.is_arbiter() || enough {
+            // A larger machine's word decides whether others are asked at all, and of what says nothing of the job there is
+            // nothing to copy.
+            let spoilt = self.desk.results.get(&lease).is_some_and(|result| !result.outcome.is_vote());
+            if lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || enough {
                 self.reveal(now, lease);
             }
         }
@@ -343,19 +370,35 @@ impl Engine {
             // Not at once: more may follow from what took the lease away.
             self.arm_earlier(Timer::Seek, now);
             self.outputs.push_back(Output::Stop(lease));
+            self.outputs.push_back(Output::ForgetResult(lease));
             self.event(Event::LeaseLost { lease, reason: reason.to_owned() });
             self.presence_changed(now);
         }
     }
 
     fn give_back(&mut self, now: Timestamp, own: &OwnLease) {
+        self.give_free(now, Capacity { cores: own.cores, memory: own.memory });
+    }
+
+    pub(super) fn give_free(&mut self, now: Timestamp, uses: Capacity) {
         self.desk.free_since = now;
-        self.desk.free.cores = self.desk.free.cores.saturating_add(own.cores);
-        self.desk.free.memory = self.desk.free.memory.saturating_add(own.memory);
+        self.desk.free.cores = self.desk.free.cores.saturating_add(uses.cores);
+        self.desk.free.memory = self.desk.free.memory.saturating_add(uses.memory);
+    }
+
+    pub(super) const fn take_free(&mut self, uses: Capacity) {
+        self.desk.free.cores = self.desk.free.cores.saturating_sub(uses.cores);
+        self.desk.free.memory = self.desk.free.memory.saturating_sub(uses.memory);
+    }
+
+    /// Whether so much of the machine is free.
+    pub(super) const fn has_free(&self, uses: Capacity) -> bool {
+        self.desk.free.cores >= uses.cores && self.desk.free.memory >= uses.memory
     }
 
     /// Hands all leases back without penalty.
     pub(super) fn hand_back_all(&mut self, now: Timestamp, reason: &str) {
+        self.stop_proving(now);
         let leases: Vec<LeaseRef> = self.desk.leases.keys().copied().collect();
         for lease in &leases {
             self.drop_lease(now, *lease, reason);
@@ -392,10 +435,10 @@ impl Engine {
     }
 
     pub(super) fn renew(&mut self, now: Timestamp) {
+        self.end_still(now);
         self.desk.ended.retain(|(at, _)| now.since(*at) < STILL_RENEWED);
-        let held = self.desk.leases.iter().map(|(lease, own)| own.progress(*lease));
         let ended = self.desk.ended.iter().rev().map(|(_, progress)| *progress);
-        let leases: Vec<LeaseProgress> = held.chain(ended).take(LEASES_PER_NODE_MAX).collect();
+        let leases: Vec<LeaseProgress> = self.own_progress().into_iter().chain(ended).take(LEASES_PER_NODE_MAX).collect();
         if self.desk.leases.is_empty() {
             return;
         }
@@ -408,6 +451,9 @@ impl Engine {
     /// A build ended; `outcomes` are those of the first and, for an arbiter, of the second build.
     pub(super) fn finish(&mut self, now: Timestamp, lease: LeaseRef, outcomes: (Outcome, Option<Outcome>), particulars: Particulars) {
         let (outcome, again) = outcomes;
+        if lease.slot == PROOF_SLOT {
+            return self.proved(now, lease, outcome, particulars);
+        }
         let Some(own) = self.desk.leases.remove(&lease) else {
             return; // stopped in the meantime
         };
@@ -416,13 +462,19 @@ impl Engine {
         if matches!(outcome, Outcome::Failure { class: FailureClass::Fetch, .. }) {
             // Missing inputs defer the job and burn no attempt: somebody else may get them.
             self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
+            self.outputs.push_back(Output::ForgetResult(lease));
             self.event(Event::LeaseLost { lease, reason: "its inputs could not be fetched".into() });
             self.hand_back(now, vec![lease]);
             self.look_again(now, &lease.action);
             self.seek_work(now);
             return;
         }
+        if !outcome.is_vote() {
+            // A fault that passes may be over by then; others go first.
+            self.desk.avoid.insert(lease.action, now + SPOILT_BACKOFF);
+        }
         let Some(operator) = self.operator() else { return };
+        self.desk.ended.push((now, own.progress(lease)));
         let salt = self.salt(&lease, &outcome, again.as_ref());
         let commitment = outcome.commitment(again.as_ref(), &operator, &salt);
         let result = OwnResult { lease, outcome, again, salt, particulars };
@@ -453,26 +505,36 @@ impl Engine {
         self.outputs.push_back(Output::ForgetResult(lease));
     }
 
-    /// After a restart: results that were not revealed, and leases of builds that no longer run.
+    /// After a restart: a result that was not revealed. What was not committed to either is, once this node has caught up.
     pub(super) fn restore(&mut self, now: Timestamp, result: OwnResult) {
-        let lease = result.lease;
-        self.desk.results.insert(lease, result.clone());
-        let committed = self
-            .board
-            .commitments(&lease.action)
-            .any(|(record, commitment)| record.author_key() == self.node.0 && commitment.lease == lease);
-        if !committed && let Some(operator) = self.operator() {
-            let commitment = result.outcome.commitment(result.again.as_ref(), &operator, &result.salt);
+        let action = result.lease.action;
+        self.desk.results.insert(result.lease, result);
+        self.look_again(now, &action);
+    }
+
+    /// Commits to restored results that no commitment is known of. A home that comes from a backup may have committed to
+    /// something since, which its peers know: that what it built is lost it says only if they have had their say.
+    fn commit_restored(&mut self, now: Timestamp, heard: bool) {
+        let Some(operator) = self.operator() else { return };
+        let committed = |lease: &LeaseRef| {
+            let mut said = self.board.commitments(&lease.action);
+            said.any(|(record, commitment)| record.author_key() == self.node.0 && commitment.lease == *lease)
+        };
+        let building = |lease: &LeaseRef| self.desk.leases.contains_key(lease);
+        let sure = |result: &OwnResult| heard || !matches!(result.outcome, Outcome::Failure { class: FailureClass::Lost, .. });
+        let results = self.desk.results.values().filter(|result| sure(result) && !building(&result.lease) && !committed(&result.lease));
+        let missing: Vec<_> =
+            results.map(|result| (result.lease, result.outcome.commitment(result.again.as_ref(), &operator, &result.salt))).collect();
+        for (lease, commitment) in missing {
             self.commit(now, lease, commitment);
         }
-        self.look_again(now, &lease.action);
     }
 
     /// After a restart, once the records are back: leases of builds that died with the process are handed back. What is
     /// to be built was perhaps built in the meantime, so nothing is claimed before [`super::Input::Synced`] or for
     /// [`CATCH_UP_MAX`].
     pub fn hand_back_lost(&mut self, now: Timestamp) {
-        if self.board.of_kind(Kind::Batch).next().is_some() {
+        if self.board.of_kind(Kind::Batch).next().is_some() || !self.desk.results.is_empty() {
             self.desk.behind_until = Some(now + CATCH_UP_MAX);
             self.arm(Timer::Seek, now + CATCH_UP_MAX);
         }
@@ -543,8 +605,9 @@ impl Engine {
 
     /// The verdict of an action under a policy, computed anew.
     pub(super) fn verdict_under(&self, policy: &BlobHash, action: &ActionId) -> Option<Verdict> {
-        self.state_of(action)?.found(policy)?;
+        let state = self.state_of(action)?;
+        state.found(policy)?;
         let policy = self.policies.get(policy)?;
-        Some(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy))
+        Some(state.judge(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy)))
     }
 }

@@ -140,6 +140,8 @@ pub struct LeaseProgress {
     pub log_bytes: u64,
     /// CPU time so far in milliseconds.
     pub cpu_ms: u64,
+    /// When one of them last grew: a build that stands still for too long loses its lease, however often it is renewed.
+    pub moved: Timestamp,
 }
 
 /// The most leases that one node may hold: all fit into one Renewal.

@@ -57,6 +57,6 @@ fn unknown_builds(number: usize, engine: &Engine, world: &World) -> Option<Strin
     let mut running = world.nodes[number].builds.keys();
     // An order to stop may wait for the disk; longer than that it may not.
     running
-        .find(|lease| !own.contains(lease) && world.nodes[number].is_idle())
+        .find(|lease| !own.contains(lease) && engine.proving() != Some(**lease) && world.nodes[number].is_idle())
         .map(|lease| format!("node {number} builds {} without a lease", lease_text(lease)))
 }

@@ -7,8 +7,9 @@ use barnraiser_protocol::record::{Kind, Payload};
 
 use crate::world::World;
 
-/// Claims that may stand on one action on average, beside two of every node: with clocks that differ by minutes a claim
-/// is not heard of before others are made, but nobody has a reason to claim one slot again and again.
+/// Claims that may stand on one action on average, beside three of every node (it may try so often what it spoils): with
+/// clocks that differ by minutes a claim is not heard of before others are made, but nobody has a reason to claim one slot
+/// again and again.
 const CLAIMS_PER_ACTION_MAX: usize = 24;
 /// Results of one node that wait to be revealed: those of live actions, at the most.
 const RESULTS_MAX: usize = 256;
@@ -34,7 +35,7 @@ pub fn check(world: &mut World) {
                 _ => None,
             })
             .collect();
-        if claims > actions.len().max(4) * (CLAIMS_PER_ACTION_MAX + 2 * world.nodes.len()) {
+        if claims > actions.len().max(4) * (CLAIMS_PER_ACTION_MAX + 3 * world.nodes.len()) {
             faults.push(format!("node {number} keeps {claims} claims on {} actions", actions.len()));
         }
         let results = engine.own_results().count();

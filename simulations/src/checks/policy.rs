@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use barnraiser_protocol::blame::is_larger;
 use barnraiser_protocol::engine::{BuildOrder, Engine, OwnResult};
 use barnraiser_protocol::id::{ActionId, BlobHash, NodeId};
 use barnraiser_protocol::outcome::Outcome;
@@ -45,9 +46,10 @@ fn is_good(engine: &Engine, order: &BuildOrder, action: &ActionId, tree: &BlobHa
     branches_for(engine, action, &outcome, policy) >= wanted
 }
 
-/// A result that is opened must have the quorum's commitments beside it, or settle a dispute.
+/// A result that is opened must have the quorum's commitments beside it, or be one that nobody could copy to any use.
 pub fn check_open(engine: &Engine, result: &OwnResult) -> Result<(), String> {
-    if result.lease.slot.is_arbiter() {
+    // An arbiter and a larger machine are asked since others have spoken; what a machine spoilt tells nobody anything.
+    if result.lease.slot.is_arbiter() || is_larger(result.lease.slot) || !result.outcome.is_vote() {
         return Ok(());
     }
     let action = result.lease.action;

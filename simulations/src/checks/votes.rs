@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use barnraiser_protocol::engine::Engine;
 use barnraiser_protocol::id::{ActionId, BatchId, NodeId, OperatorId};
-use barnraiser_protocol::outcome::Outcome;
+use barnraiser_protocol::outcome::{FailureClass, Outcome};
 use barnraiser_protocol::policy::{Policy, Voters};
 use barnraiser_protocol::verdict::{Verdict, VerdictState};
 
@@ -54,6 +54,11 @@ pub fn check(engine: &Engine, action: &ActionId, work: &Work) -> Result<(), Stri
     Ok(())
 }
 
+fn lacks_room(outcome: &Outcome) -> bool {
+    use FailureClass::{OutOfDisk, OutOfMemory, Timeout};
+    matches!(outcome, Outcome::Failure { class: OutOfMemory | OutOfDisk | Timeout, .. })
+}
+
 fn check_verdict(
     engine: &Engine,
     verdict: &Verdict,
@@ -64,13 +69,19 @@ fn check_verdict(
         return Err(format!("operator {} agrees and differs", both.short()));
     }
     let mut branches = BTreeSet::new();
+    if matches!(verdict.outcome, Some(Outcome::Failure { class: FailureClass::Lost, .. })) {
+        return check_poison(engine, verdict, words);
+    }
+    // Who lacked memory and who lacked time agree that it wants more than it is given.
+    let lacking = verdict.outcome.as_ref().is_some_and(lacks_room);
     for operator in &verdict.agreeing {
         let arbiter = verdict.arbiter == Some(*operator);
         if !arbiter && !may_vote(engine, operator, policy) {
             return Err(format!("operator {} is counted and has no vote", operator.short()));
         }
         let said = words.get(operator).into_iter().flatten();
-        if !said.clone().any(|(as_arbiter, outcome)| *as_arbiter == arbiter && Some(outcome) == verdict.outcome.as_ref()) {
+        let alike = |outcome: &Outcome| Some(outcome) == verdict.outcome.as_ref() || lacks_room(outcome) && lacking;
+        if !said.clone().any(|(as_arbiter, outcome)| *as_arbiter == arbiter && alike(outcome)) {
             return Err(format!("operator {} is counted and revealed nothing of the kind", operator.short()));
         }
         branches.insert(engine.members().branch_of(operator).map_or(*operator, |branch| branch.0));
@@ -80,6 +91,18 @@ fn check_verdict(
         return Err(format!("{} branches agree, {} are wanted", branches.len(), policy.quorum));
     }
     Ok(())
+}
+
+/// Poison: two branches at the least that say so, or many that say nothing any more.
+fn check_poison(engine: &Engine, verdict: &Verdict, words: &BTreeMap<OperatorId, BTreeSet<(bool, Outcome)>>) -> Result<(), String> {
+    let said =
+        |operator: &OperatorId| words.get(operator).into_iter().flatten().any(|(_, outcome)| Some(outcome) == verdict.outcome.as_ref());
+    if let Some(silent) = verdict.agreeing.iter().find(|operator| !said(operator)) {
+        return Err(format!("operator {} is counted and did not say that it was lost", silent.short()));
+    }
+    let branch = |operator: &OperatorId| engine.members().branch_of(operator).map_or(*operator, |branch| branch.0);
+    let branches: BTreeSet<OperatorId> = verdict.agreeing.iter().map(branch).collect();
+    if branches.len() == 1 { Err("a job is poison that one branch was lost with".into()) } else { Ok(()) }
 }
 
 /// How many branches with a vote revealed `outcome`, under a policy.

@@ -6,7 +6,7 @@ use barnraiser_protocol::graph::{Graph, Job};
 
 use super::workload::{Image, Step, Workload};
 use crate::dice::Dice;
-use crate::world::work::{Nature, Task, Work};
+use crate::world::work::{MEMORY, Nature, Task, Work};
 
 /// Spread of durations: the standard deviation of their logarithm.
 const COST_SIGMA: f64 = 1.3;
@@ -78,7 +78,7 @@ impl Night {
                 let (cost, bytes) = drawn[&*step.name];
                 let core_seconds = if step.is_virtual { 0.0 } else { cost * scale };
                 let chore = Chore { cores: cores(core_seconds), core_seconds, needs: needs.clone() };
-                let task = Task { nature: Nature::Sound, core_seconds, output_bytes: bytes };
+                let task = Task { nature: Nature::Sound, core_seconds, output_bytes: bytes, memory: MEMORY / 2 };
                 night.graph.jobs.push(job(image, step, first, chore.cores, task, work));
                 let place = *known.entry((owner(image, step), &*step.name, needs)).or_insert_with(|| {
                     night.chores.push(chore);

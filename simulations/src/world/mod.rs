@@ -16,7 +16,7 @@ pub mod weather;
 pub mod work;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use barnraiser_protocol::engine::{BuildOrder, Engine, Event, Input, Output, Params, Reception, Want};
@@ -35,7 +35,7 @@ use mesh::{Arrival, Mesh};
 use node::{Build, Node};
 use trace::Trace;
 use weather::Weather;
-use work::{Work, failure, particulars};
+use work::{Nature, Work, failure, particulars};
 
 /// When every run begins.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -43,6 +43,11 @@ pub const START: Timestamp = Timestamp(1_800_000_000_000);
 const INPUTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How soon a blob that nobody has is asked for again.
 const FETCH_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often a builder says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(45);
+/// Mean time until a machine is up again that a job brought down.
+const REBOOT_MEAN: Duration = Duration::from_secs(120);
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -55,6 +60,10 @@ enum Happening {
     Synced { node: usize, life: u32 },
     /// A build ends.
     Built { node: usize, life: u32, lease: LeaseRef, since: Timestamp },
+    /// A build is further than it was.
+    Moved { node: usize, life: u32, lease: LeaseRef, since: Timestamp },
+    /// A machine that a job brought down comes up again.
+    Reboot { node: usize, life: u32 },
     /// A blob may be there.
     Fetch { node: usize, life: u32, want: Want, blob: BlobHash },
     /// A node looks for a peer to compare records with.
@@ -115,6 +124,8 @@ pub struct World {
     mesh: Mesh,
     /// How many machines left for good.
     pub replaced: usize,
+    /// Machines that never come up again.
+    pub lost: BTreeSet<usize>,
     agenda: BinaryHeap<Reverse<Entry>>,
     number: u64,
     dice: Dice,
@@ -137,6 +148,7 @@ impl World {
             compare_every: Duration::from_secs(30),
             holders: 1,
             replaced: 0,
+            lost: BTreeSet::new(),
             agenda: BinaryHeap::new(),
             number: 0,
             dice: Dice::new(seed, "world"),
@@ -170,6 +182,8 @@ impl World {
             Happening::Wake { node } => self.wake(node),
             Happening::Synced { node, life } => self.synced(node, life),
             Happening::Built { node, life, lease, since } => self.built(node, life, lease, since),
+            Happening::Moved { node, life, lease, since } => self.moved(node, life, lease, since),
+            Happening::Reboot { node, life } => self.reboot(node, life),
             Happening::Fetch { node, life, want, blob } => self.fetch(node, life, want, blob),
             Happening::Compare { node, life, first } => self.look_for_peer(node, life, first),
             Happening::Meeting { from, to } => self.meet(from, to),
@@ -422,10 +436,13 @@ impl World {
             (failure(FailureClass::NoProgress), once.mul_f64(self.dice.unit()) + order.limits.silent)
         } else if character.lies {
             (Work::lie(&order.action, node), once)
+        } else if character.fails {
+            (failure(FailureClass::Build), once.mul_f64(self.dice.unit()))
         } else {
-            (self.work.make(&order.action, &mut self.dice), once)
+            (self.work.make(&order.action, order.limits.memory, &mut self.dice), once)
         };
         let fetching = if missing { Duration::ZERO } else { self.fetching(node, &order.action) };
+        let frozen = (character.freezes > 0.0 && self.dice.chance(character.freezes)).then(|| self.now + took.mul_f64(self.dice.unit()));
         for need in order.action.needs.iter().filter(|_| !missing) {
             self.work.hold(need.tree, node);
         }
@@ -434,13 +451,35 @@ impl World {
         }
         // The second build is not begun where the first says nothing of the job.
         let again = (order.twice && outcome.is_vote()).then(|| match outcome.tree() {
-            Some(_) if !character.lies => self.work.make(&order.action, &mut self.dice),
+            Some(_) if !character.lies => self.work.make(&order.action, order.limits.memory, &mut self.dice),
             _ => outcome.clone(),
         });
         let took = fetching + if again.is_some() { took * 2 } else { took };
         let (life, since) = (self.nodes[node].life, self.now);
-        self.nodes[node].builds.insert(lease, Build { order, outcomes: (outcome, again), since });
-        self.after(took, Happening::Built { node, life, lease, since });
+        self.nodes[node].builds.insert(lease, Build { order, outcomes: (outcome, again), since, frozen });
+        self.after(PROGRESS_EVERY, Happening::Moved { node, life, lease, since });
+        if frozen.is_none() {
+            self.after(took, Happening::Built { node, life, lease, since });
+        }
+    }
+
+    /// The builder says how far a build is; one that is frozen is where it was.
+    fn moved(&mut self, node: usize, life: u32, lease: LeaseRef, since: Timestamp) {
+        let Some(build) = self.nodes[node].builds.get(&lease).filter(|build| build.since == since) else { return };
+        if self.nodes[node].life != life {
+            return;
+        }
+        let until = build.frozen.map_or(self.now, |frozen| frozen.min(self.now));
+        let cpu_ms = u64::try_from(until.since(since).as_millis()).unwrap_or(u64::MAX) + 1;
+        self.with(node, |engine, clock| engine.handle(clock, Input::Progress { lease, log_bytes: 1, cpu_ms }));
+        self.after(PROGRESS_EVERY, Happening::Moved { node, life, lease, since });
+    }
+
+    /// A machine that a job brought down comes up again, unless it is lost for good.
+    fn reboot(&mut self, node: usize, life: u32) {
+        if self.nodes[node].life == life && !self.lost.contains(&node) {
+            self.start(node);
+        }
     }
 
     fn built(&mut self, node: usize, life: u32, lease: LeaseRef, since: Timestamp) {
@@ -448,10 +487,18 @@ impl World {
         if self.nodes[node].life != life || self.nodes[node].builds.get(&lease).is_none_or(|build| build.since != since) {
             return;
         }
+        let kills = |build: &Build| self.work.task(&build.order.action).is_some_and(|task| task.nature == Nature::Killer);
+        let honest = !self.nodes[node].character.lies && !self.nodes[node].character.fails;
+        if honest && self.nodes[node].builds.get(&lease).is_some_and(kills) {
+            self.ledger.killed += 1;
+            self.crash(node);
+            let wait = self.dice.exponential(REBOOT_MEAN);
+            return self.after(wait, Happening::Reboot { node, life });
+        }
         let Some(build) = self.nodes[node].builds.remove(&lease) else { return };
         let made = build.outcomes.0.tree().is_some();
         self.ledger.ended(node, &build, self.now, if made { End::Built } else { End::Failed });
-        let Build { order, outcomes: (outcome, again), since } = build;
+        let Build { order, outcomes: (outcome, again), since, .. } = build;
         self.trace.add(self.now, format_args!("built {node} {}", lease_text(&lease)));
         self.ledger.builds_ended += 1;
         let particulars = particulars(&order, self.now.since(since));

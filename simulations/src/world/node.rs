@@ -21,13 +21,17 @@ pub struct Character {
     pub spoils: f64,
     /// Share of its builds that hang until the limit on silence ends them.
     pub hangs: f64,
+    /// Share of its builds that hang while the machine goes on saying that it builds.
+    pub freezes: f64,
+    /// Whether its builds fail, all of them.
+    pub fails: bool,
     /// Mean time of a sync in milliseconds.
     pub sync_ms: f64,
 }
 
 impl Default for Character {
     fn default() -> Self {
-        Self { lies: false, speed: 1.0, spoils: 0.0, hangs: 0.0, sync_ms: 5.0 }
+        Self { lies: false, speed: 1.0, spoils: 0.0, hangs: 0.0, freezes: 0.0, fails: false, sync_ms: 5.0 }
     }
 }
 
@@ -40,6 +44,8 @@ pub struct Build {
     pub outcomes: (Outcome, Option<Outcome>),
     /// When it began.
     pub since: Timestamp,
+    /// When it stops moving without coming to an end.
+    pub frozen: Option<Timestamp>,
 }
 
 /// A machine.

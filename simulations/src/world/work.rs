@@ -24,6 +24,8 @@ pub enum Nature {
     Broken,
     /// Every build gives something else.
     Unsteady,
+    /// Whoever builds it loses the machine.
+    Killer,
 }
 
 /// A job as the simulation knows it.
@@ -35,7 +37,12 @@ pub struct Task {
     pub core_seconds: f64,
     /// How large its output is; 0 where the time that transfers take is left out.
     pub output_bytes: u64,
+    /// What it takes of memory, in bytes; its recipe allows [`MEMORY`].
+    pub memory: u64,
 }
+
+/// The memory that every recipe allows.
+pub const MEMORY: u64 = 1 << 30;
 
 /// Everything that is built, and who has it.
 #[derive(Debug, Default)]
@@ -50,7 +57,7 @@ pub struct Work {
 impl Work {
     /// Takes note of what the job called `name` is like, and returns it as a job of a graph.
     pub fn add(&mut self, name: &str, needs: &[usize], cores: u16, arch: &str, task: Task) -> Job {
-        let limits = Limits { memory: 1 << 30, disk: 1 << 30, wall: Duration::from_secs(86_400), silent: Duration::from_secs(600) };
+        let limits = Limits { memory: MEMORY, disk: 1 << 30, wall: Duration::from_secs(86_400), silent: Duration::from_secs(600) };
         self.tasks.insert(name.to_owned(), task);
         let need = |need: &usize| JobNeed {
             job: JobIndex(u32::try_from(*need).unwrap_or(u32::MAX)),
@@ -100,11 +107,15 @@ impl Work {
             Nature::Sound => Some(Outcome::Success { tree: tree_of(action, b"true") }),
             Nature::Broken => Some(failure(FailureClass::Build)),
             Nature::Unsteady => None,
+            Nature::Killer => Some(failure(FailureClass::Lost)),
         }
     }
 
-    /// What one build on an honest machine makes.
-    pub fn make(&self, action: &Action, dice: &mut Dice) -> Outcome {
+    /// What one build on an honest machine makes that gives it so much memory, in bytes.
+    pub fn make(&self, action: &Action, memory: u64, dice: &mut Dice) -> Outcome {
+        if self.task(action).is_some_and(|task| task.memory > memory) {
+            return failure(FailureClass::OutOfMemory);
+        }
         self.truth(action).unwrap_or_else(|| Outcome::Success { tree: tree_of(action, &dice.bytes()) })
     }
 

@@ -47,7 +47,7 @@ pub fn payload(world: &World, kind: Kind, variant: u8) -> Option<Payload> {
             follows: ClaimTag::default(),
         }),
         Kind::Renewal => {
-            let progress = LeaseProgress { lease: LEASE, log_bytes: variant.into(), cpu_ms: 1 };
+            let progress = LeaseProgress { lease: LEASE, log_bytes: variant.into(), cpu_ms: 1, moved: START };
             Payload::Renewal(Renewal { leases: BoundedVec::try_from(vec![progress]).ok()? })
         }
         Kind::HandBack => {

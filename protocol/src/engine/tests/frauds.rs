@@ -110,7 +110,7 @@ fn restored_backup_that_reuses_a_sequence_harms_nobody() {
     let (net, _) = built();
     let (node, truth) = revealed(&net);
     let key = node_key(node);
-    let progress = |log_bytes| LeaseProgress { lease: truth.lease, log_bytes, cpu_ms: 1 };
+    let progress = |log_bytes| LeaseProgress { lease: truth.lease, log_bytes, cpu_ms: 1, moved: START };
     let renewal = |log_bytes| Payload::Renewal(Renewal { leases: vec![progress(log_bytes)].try_into().unwrap() });
     let presence = |cores| Payload::Presence(Presence { cores, os: "linux".try_into().unwrap(), ..Presence::farewell() }.into());
     let back = |at| Payload::HandBack(HandBack { leases: vec![HandedBack { lease: truth.lease, at }].try_into().unwrap() });

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::blame::is_larger;
 use crate::id::{ActionId, NodeId, OperatorId};
 use crate::policy::Policy;
 use crate::record::payload::{ClaimTag, LeaseRef, SlotNo};
@@ -74,18 +75,22 @@ impl Engine {
         if !fits || self.unfit(&demand).is_some() {
             return None;
         }
-        let mine = |(slot, state): &(SlotNo, SlotState)| {
-            // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
-            state.tenure().is_some_and(|tenure| tenure.operator == me) && !slot.is_arbiter()
-        };
-        if state.slots.iter().any(mine) || self.desk.leases.keys().any(|lease| lease.action == *action) {
+        // A lapsed or finished lease of an earlier attempt does not stand in the way, a live one does.
+        let mine = |(slot, of): &(SlotNo, SlotState)| self.stands_in_the_way(state, me, (*slot, of), &demand);
+        if self.desk.leases.keys().any(|lease| lease.action == *action) {
             return None;
         }
+        let memory = self.desk.free.memory.min(self.config.lend.memory);
+        let had_its_turn = state.slots.iter().any(mine);
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let mut assigned = BTreeSet::new();
         let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, follows, lapsed, since: ended } = slot_state else { continue };
+            // On a larger machine whoever found the job too large may try it again.
+            if had_its_turn && !is_larger(*slot) || memory < self.limits_of(place, *slot, &demand).memory {
+                continue;
+            }
             if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *follows, *ended) {
                 continue;
             }
@@ -122,7 +127,7 @@ impl Engine {
     ) -> Option<Timestamp> {
         let me = self.operator()?;
         let facts = demand.facts()?;
-        let need = Capacity { cores: facts.cores, memory: demand.limits.memory };
+        let need = Capacity { cores: facts.cores, memory: Self::memory_for(slot, demand) };
         let fit = Fit { environment: &facts.environment, need, arbiter: slot.is_arbiter() };
         let entry = self.entry(place, slot, demand)?;
         if !entry.admits(&self.find_voice(&self.node)) || (self.config.lend.arbiter_only && !slot.is_arbiter()) {
@@ -191,11 +196,11 @@ impl Engine {
         let state = self.state(place)?;
         let action = self.board.action_id(place);
         let closed_to = if slot.is_arbiter() {
-            let committed =
-                self.board.commitments(&action).filter_map(|(record, _)| self.members.operator_of(&NodeId(record.author_key())));
-            committed.map(|operator| self.branch(&operator)).collect()
+            self.no_arbiters(place, state)
         } else {
-            state.slots.iter().filter_map(|(_, state)| Some(self.branch(&state.tenure()?.operator))).collect()
+            // On a larger machine anybody may try; what says nothing of the job keeps nobody from trying again.
+            let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && self.void(state, *no, of).is_none());
+            holding.filter_map(|(_, of)| Some(self.branch(&of.tenure()?.operator))).collect()
         };
         Some(Entry {
             action,

@@ -93,8 +93,8 @@ impl Speakers {
     }
 
     fn renewal(&mut self, at: Timestamp, who: usize) -> anyhow::Result<()> {
-        let leases: Vec<_> =
-            self.held[who].iter().map(|lease| LeaseProgress { lease: *lease, log_bytes: at.0 % 100_000, cpu_ms: at.0 % 60_000 }).collect();
+        let progress = |lease: &LeaseRef| LeaseProgress { lease: *lease, log_bytes: at.0 % 100_000, cpu_ms: at.0 % 60_000, moved: at };
+        let leases: Vec<_> = self.held[who].iter().map(progress).collect();
         self.say(at, false, who, Payload::Renewal(Renewal { leases: leases.try_into()? }), Duration::from_secs(540))?;
         Ok(())
     }

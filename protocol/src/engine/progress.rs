@@ -1,0 +1,69 @@
+//! Builds that stand still: a hung build whose machine still beats dies too (DESIGN section 6).
+//!
+//! A Renewal says when the build last moved. A sign of life counts as one of that moment and a patience, whenever it was
+//! issued, so that all who know the Renewal see the lease lapse at the same time. The builder's own engine is first to end
+//! the build and says what came of it; that others need not believe it to do so is the point of the rule.
+
+use std::time::Duration;
+
+use crate::bounded::BoundedString;
+use crate::graph::Limits;
+use crate::outcome::{FailureClass, Outcome, Particulars};
+use crate::record::payload::{LeaseProgress, LeaseRef};
+use crate::table::Place;
+use crate::time::Timestamp;
+
+use super::Engine;
+use super::io::{Event, Output};
+use super::settle::Demand;
+
+/// So many times the job's own limit on silence, which the builder itself enforces: its clock begins with the steps, and
+/// the second build of an arbiter has more time.
+const PATIENCE: u32 = 4;
+/// While nothing was printed and no CPU time used at all, inputs are being fetched: a large one over a poor line.
+const FETCH_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+
+/// How long a build may stand still.
+fn patience(limits: &Limits, progress: &LeaseProgress) -> Duration {
+    let silent = limits.silent.saturating_mul(PATIENCE);
+    if progress.log_bytes == 0 && progress.cpu_ms == 0 { silent.max(FETCH_PATIENCE) } else { silent }
+}
+
+impl Engine {
+    /// The last sign of life of a lease that its holder's Renewal gives, if it lists the lease.
+    pub(super) fn sign_of_life(&self, author: Place, lease: &LeaseRef, demand: &Demand) -> Option<Timestamp> {
+        let (issued, progress) = self.board.renewed_by(author, lease)?;
+        Some(issued.min(progress.moved + patience(&demand.limits, &progress)))
+    }
+
+    /// Ends own builds that stand still, before others take their leases away.
+    pub(super) fn end_still(&mut self, now: Timestamp) {
+        for progress in self.own_progress() {
+            let action = self.board.action(&progress.lease.action);
+            let Some(demand) = action.and_then(|action| self.demand(action)) else { continue };
+            if now < progress.moved + patience(&demand.limits, &progress) {
+                continue;
+            }
+            let lease = progress.lease;
+            self.outputs.push_back(Output::Stop(lease));
+            let reason = format!("nothing was printed and no CPU time used for {} s", now.since(progress.moved).as_secs());
+            self.event(Event::LeaseLost { lease, reason });
+            let outcome = Outcome::Failure { class: FailureClass::NoProgress, stage: BoundedString::cut(crate::blame::STAGE_UNKNOWN) };
+            let particulars = Particulars { log_length: progress.log_bytes, cpu_ms: progress.cpu_ms, ..nothing_known() };
+            self.finish(now, lease, (outcome, None), particulars);
+        }
+    }
+}
+
+/// What can be said of a build that its machine did not end itself.
+pub(super) fn nothing_known() -> Particulars {
+    Particulars {
+        log: None,
+        log_length: 0,
+        wall_ms: 0,
+        cpu_ms: 0,
+        memory_peak: 0,
+        fingerprint: BoundedString::default(),
+        sandbox: BoundedString::default(),
+    }
+}
