@@ -128,8 +128,8 @@ impl Engine {
         first.is_some_and(|record| record.author_key() != self.node.0)
     }
 
-    /// Tells whom a new record bars, or suspends for a while.
-    pub(super) fn tell_barred(&mut self, now: Timestamp, record: &SharedRecord) {
+    /// Tells whom a new record bars, or suspends for a while; `changed` where it was the first to do so.
+    pub(super) fn tell_barred(&mut self, now: Timestamp, record: &SharedRecord, changed: bool) {
         let by = OperatorId(record.author_key());
         match record.payload() {
             Payload::Suspension(suspension) => {
@@ -141,7 +141,7 @@ impl Engine {
                 }
                 self.event(Event::Suspended { operator, until, by, reason });
             }
-            Payload::FraudProof(proof) => {
+            Payload::FraudProof(proof) if changed => {
                 let operator = proof.nodes().and_then(|(node, _)| self.members.operator_of(&node));
                 if let Some(operator) = operator.filter(|operator| self.members.is_proven(operator)) {
                     self.suspects.remove(&operator);
