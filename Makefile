@@ -54,13 +54,11 @@ doc: ## the book (with mdbook) and the reference of the code
 	$(cargo) doc --workspace --no-deps
 	@echo "the reference: $(target)/doc/barnraiser_protocol/index.html"
 
-fuzz: setup-build ## foreign bytes against all that reads them: SECONDS=60 a target; guided by coverage where cargo-fuzz and a nightly compiler are
-	@if $(cargo) +nightly fuzz --version >/dev/null 2>&1; then $(MAKE) --no-print-directory fuzz-guided; \
-	else echo "cargo-fuzz or a nightly compiler is missing ('cargo install cargo-fuzz'): fuzzing goes on without coverage"; \
-	$(cargo) run -p barnraiser-fuzz -- $(or $(SECONDS),60) $(TARGET); fi
+fuzz: setup-build ## foreign bytes against all that reads them, SECONDS=60 for each of eleven targets, or for TARGET=record alone
+	$(cargo) run -p barnraiser-fuzz -- $(or $(SECONDS),60) $(TARGET)
 
 # New inputs go into the target folder; what breaks a property goes into the corpus, where a test replays it.
-fuzz-guided:
+fuzz-guided: setup-build ## the same, guided by coverage; needs a nightly compiler and cargo-fuzz ('cargo install cargo-fuzz')
 	$(cargo) +nightly fuzz build --fuzz-dir tests/fuzz --target-dir $(target)/fuzz guided
 	@for name in $(or $(TARGET),$(notdir $(wildcard tests/fuzz/corpus/*))); do \
 		mkdir -p $(target)/fuzz/inputs/$$name; echo "fuzzing $$name"; \

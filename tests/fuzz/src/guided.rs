@@ -1,4 +1,4 @@
-//! The same targets under libFuzzer, which coverage guides: `make fuzz` builds this with cargo-fuzz, and names the target in
+//! The same targets under libFuzzer, which coverage guides: `make fuzz-guided` builds this with cargo-fuzz, and names the target in
 //! `BARN_FUZZ_TARGET`. Compiled by anything else it does nothing.
 #![cfg_attr(fuzzing, no_main)]
 
@@ -17,5 +17,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 
 #[cfg(not(fuzzing))]
 fn main() {
-    eprintln!("this is run by `make fuzz` where cargo-fuzz is installed");
+    eprintln!("this is run by `make fuzz-guided`");
 }
