@@ -1,7 +1,7 @@
 # Everything that is done with this repository. `make help` lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-build build demo test test-long lint bench doc fuzz simulate clean
+.PHONY: help setup setup-build build demo test test-long lint bench doc fuzz fuzz-guided simulate clean
 
 SHELL := /usr/bin/env bash
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -54,8 +54,18 @@ doc: ## the book (with mdbook) and the reference of the code
 	$(cargo) doc --workspace --no-deps
 	@echo "the reference: $(target)/doc/barnraiser_protocol/index.html"
 
-fuzz: setup ## property tests of what reads foreign bytes, with many cases: CASES=20000
-	PROPTEST_CASES=$(or $(CASES),20000) $(cargo) nextest run --profile long -p barnraiser-protocol -p barnraiser-store
+fuzz: setup-build ## foreign bytes against all that reads them, SECONDS=60 for each of eleven targets, or for TARGET=record alone
+	$(cargo) run -p barnraiser-fuzz -- $(or $(SECONDS),60) $(TARGET)
+
+# New inputs go into the target folder; what breaks a property goes into the corpus, where a test replays it.
+fuzz-guided: setup-build ## the same, guided by coverage; needs a nightly compiler and cargo-fuzz ('cargo install cargo-fuzz')
+	$(cargo) +nightly fuzz build --fuzz-dir tests/fuzz --target-dir $(target)/fuzz guided
+	@for name in $(or $(TARGET),$(notdir $(wildcard tests/fuzz/corpus/*))); do \
+		mkdir -p $(target)/fuzz/inputs/$$name; echo "fuzzing $$name"; \
+		BARN_FUZZ_TARGET=$$name $(cargo) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir $(target)/fuzz guided \
+			$(target)/fuzz/inputs/$$name tests/fuzz/corpus/$$name -- -max_total_time=$(or $(SECONDS),60) -timeout=10 -rss_limit_mb=2048 \
+			-artifact_prefix=tests/fuzz/corpus/$$name/ -print_final_stats=1 -verbosity=0 || exit 1; \
+	done
 
 simulate: setup-build ## simulated networks: SCENARIO=faults|calm NODES=100 SEED=1 SEEDS=1
 	$(cargo) run --release -p barnraiser-simulations -- $(or $(SCENARIO),faults) --nodes $(or $(NODES),100) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1)

@@ -176,7 +176,7 @@ fn bars(record: &Record, members: &Members, of: &BTreeSet<OperatorId>) -> bool {
     match record.payload() {
         Payload::Suspension(suspension) => of.contains(&suspension.operator),
         Payload::FraudProof(proof) => {
-            let operator = proof.nodes().and_then(|(node, _)| members.operator_of(&node));
+            let operator = proof.node().and_then(|node| members.operator_of(&node));
             operator.is_some_and(|operator| of.contains(&operator))
         }
         _ => true,

@@ -40,28 +40,22 @@ impl Engine {
         }
     }
 
-    /// A record of the action that contradicts `record`, by the same operator.
+    /// A record of the action that contradicts `record`.
     fn contradicted(&self, author: Place, record: &SharedRecord, action: Place) -> Option<RecordId> {
-        let operator = self.voice(author).operator;
         let mut others = self.board.about(action);
-        let found = others.find(|(by, other)| {
-            other.kind() == record.kind()
-                && (*by == author || operator.is_some() && self.voice(*by).operator == operator)
-                && contradict(other, record)
-        });
+        let found = others.find(|(by, other)| *by == author && contradict(other, record));
         found.map(|(_, other)| other.id())
     }
 
-    /// Members changed: what was said by strangers, or by nodes of several operators, may be a contradiction now.
+    /// Members changed: what strangers said may be worth a proof now.
     pub(super) fn watch_again(&mut self, now: Timestamp) {
         let mut found = Vec::new();
         for action in self.board.all_actions() {
             let said = self.board.about(action).filter(|(_, record)| matches!(record.kind(), Kind::Commitment | Kind::Reveal));
             let said: Vec<(Place, &SharedRecord)> = said.collect();
-            // Mostly each operator said one thing of each kind, so that no two come together.
+            // Mostly each author said one thing of each kind, so that no two come together.
             for (at, (author, record)) in said.iter().enumerate() {
-                let Some(operator) = self.voice(*author).operator else { continue };
-                let other = said[..at].iter().find(|(by, other)| self.voice(*by).operator == Some(operator) && contradict(other, record));
+                let other = said[..at].iter().find(|(by, other)| by == author && contradict(other, record));
                 found.extend(other.map(|(_, other)| ((*record).clone(), other.id())));
             }
         }
@@ -128,8 +122,8 @@ impl Engine {
         first.is_some_and(|record| record.author_key() != self.node.0)
     }
 
-    /// Tells whom a new record bars, or suspends for a while.
-    pub(super) fn tell_barred(&mut self, now: Timestamp, record: &SharedRecord) {
+    /// Tells whom a new record bars, or suspends for a while; `changed` where it was the first to do so.
+    pub(super) fn tell_barred(&mut self, now: Timestamp, record: &SharedRecord, changed: bool) {
         let by = OperatorId(record.author_key());
         match record.payload() {
             Payload::Suspension(suspension) => {
@@ -141,8 +135,8 @@ impl Engine {
                 }
                 self.event(Event::Suspended { operator, until, by, reason });
             }
-            Payload::FraudProof(proof) => {
-                let operator = proof.nodes().and_then(|(node, _)| self.members.operator_of(&node));
+            Payload::FraudProof(proof) if changed => {
+                let operator = proof.node().and_then(|node| self.members.operator_of(&node));
                 if let Some(operator) = operator.filter(|operator| self.members.is_proven(operator)) {
                     self.suspects.remove(&operator);
                     self.event(Event::FraudProven { operator, proof: record.id() });

@@ -296,7 +296,7 @@ impl Engine {
                 if changed {
                     self.watch_again(now);
                 }
-                self.tell_barred(now, record);
+                self.tell_barred(now, record, changed);
             }
             Payload::Presence(_) => {
                 if let Some(author) = self.board.author(&record.author_key()) {
@@ -304,9 +304,9 @@ impl Engine {
                 }
             }
             Payload::Seal(_) => {
-                let author = NodeId(record.author_key());
-                for (record, fault) in self.seals.add(record) {
-                    self.event(Event::Refused { record, author, reason: fault.to_string() });
+                for (id, fault) in self.seals.add(record) {
+                    let author = self.board.record(&id).unwrap_or(record).author_key();
+                    self.event(Event::Refused { record: id, author: NodeId(author), reason: fault.to_string() });
                 }
             }
             Payload::Have(_)

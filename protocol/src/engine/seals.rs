@@ -16,6 +16,8 @@ const SILENCE_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(super) struct Seals {
     rounds: BTreeMap<u64, BTreeMap<RecordId, SharedRecord>>,
+    /// Seal → its round.
+    round_of: BTreeMap<RecordId, u64>,
     /// Seal → those that name it as the one before.
     next: BTreeMap<RecordId, BTreeSet<(u64, RecordId)>>,
     /// Those of which all before are known, and follow rightly, by round.
@@ -50,6 +52,7 @@ impl Seals {
     pub fn add(&mut self, record: &SharedRecord) -> Vec<(RecordId, SealFault)> {
         let Some(added) = seal(record) else { return Vec::new() };
         self.rounds.entry(added.round).or_default().insert(record.id(), record.clone());
+        self.round_of.insert(record.id(), added.round);
         if let Some(previous) = added.previous {
             self.next.entry(previous).or_default().insert((added.round, record.id()));
         }
@@ -77,13 +80,10 @@ impl Seals {
     fn check(&self, round: u64, id: &RecordId) -> Result<bool, SealFault> {
         let Some((record, this)) = self.find(round, id).and_then(|record| Some((record, seal(record)?))) else { return Ok(false) };
         let Some(previous) = this.previous else { return Ok(true) };
-        let known = round.checked_sub(1).filter(|before| self.chained.contains(&(*before, previous)));
-        let Some(before) = known.and_then(|before| seal(self.find(before, &previous)?)) else {
-            // Here, but of another round than the one before: it never will be.
-            let elsewhere = self.chained.iter().any(|(_, chained)| *chained == previous);
-            return if elsewhere { Err(SealFault::Round) } else { Ok(false) };
-        };
-        this.follows(before, self.last_of(&record.author_key(), round, previous)).map(|()| true)
+        let known = self.round_of.get(&previous).and_then(|before| Some((*before, seal(self.find(*before, &previous)?)?)));
+        let Some((before, seal_before)) = known else { return Ok(false) };
+        this.follows(seal_before, self.last_of(&record.author_key(), round, previous))?;
+        Ok(self.chained.contains(&(before, previous)))
     }
 
     /// The last seal of an author, going back from the seal before `round`.
@@ -110,6 +110,7 @@ impl Seals {
                 self.rounds.remove(&removed.round);
             }
         }
+        self.round_of.remove(&id);
         if let Some(previous) = removed.previous
             && let Some(of) = self.next.get_mut(&previous)
         {

@@ -39,19 +39,19 @@ pub enum NoFraud {
     NoContradiction(RecordId, RecordId),
 }
 
-/// Whether no honest author signs both: two commitments of one node, or two seals of one node, or two reveals, for one
-/// lease or round and with another content. Two reveals may be of two nodes; they prove something where one operator
-/// answers for both.
+/// Whether no honest author signs both: two commitments, two reveals or two seals of one node, for one lease or round and
+/// with another content. Two nodes of one operator may honestly build one slot while they can't hear each other, and get
+/// unlike results where the job is not deterministic.
 pub fn contradict(one: &Record, other: &Record) -> bool {
-    let same_author = one.author_key() == other.author_key();
+    if one.author_key() != other.author_key() {
+        return false;
+    }
     match (one.payload(), other.payload()) {
-        (Payload::Commitment(one), Payload::Commitment(other)) => {
-            same_author && one.lease == other.lease && one.commitment != other.commitment
-        }
+        (Payload::Commitment(one), Payload::Commitment(other)) => one.lease == other.lease && one.commitment != other.commitment,
         (Payload::Reveal(one), Payload::Reveal(other)) => {
             one.lease == other.lease && (&one.outcome, &one.again) != (&other.outcome, &other.again)
         }
-        (Payload::Seal(one), Payload::Seal(other)) => same_author && one.round == other.round && one != other,
+        (Payload::Seal(one), Payload::Seal(other)) => one.round == other.round && one != other,
         _ => false,
     }
 }
@@ -81,10 +81,9 @@ impl FraudProof {
         Ok((read(&self.lower)?, read(&self.higher)?))
     }
 
-    /// The nodes that signed; mostly one and the same.
-    pub fn nodes(&self) -> Option<(NodeId, NodeId)> {
-        let (lower, higher) = self.records().ok()?;
-        Some((NodeId(lower.author_key()), NodeId(higher.author_key())))
+    /// The node that signed both.
+    pub fn node(&self) -> Option<NodeId> {
+        self.records().ok().map(|(lower, _)| NodeId(lower.author_key()))
     }
 
     /// Checks that both records are of `network`, signed, and contradict each other.

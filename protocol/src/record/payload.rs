@@ -461,7 +461,7 @@ payloads! {
     FraudProof(Box<FraudProof>) = 36, Standing, FOREVER;
     /// See [`Suspension`].
     Suspension(Box<Suspension>) = 37, Standing, FOREVER;
-    /// See [`crate::trust::order::Order`]. Any member may carry it, since the maintainers' signatures are in it.
+    /// See [`crate::trust::order::Order`]. Anyone may carry it, since the maintainers' signatures are in it.
     Ban(SignedOrder) = 38, Standing, FOREVER;
     /// As [`Kind::Ban`], which it undoes.
     Pardon(SignedOrder) = 39, Standing, FOREVER;

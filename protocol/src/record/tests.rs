@@ -145,3 +145,10 @@ fn certificate_without_its_nodes_consent_is_refused() {
     let copied = Record::forge(&other, NETWORK, Timestamp(1000), certificate(good));
     assert!(matches!(Record::open(&copied, NETWORK), Err(RecordError::Unauthorised(_))));
 }
+
+/// A node keeps a hundred thousand of them: what is large and rare is boxed.
+#[test]
+fn records_stay_small_in_memory() {
+    assert!(size_of::<Payload>() <= 80, "{}", size_of::<Payload>());
+    assert!(size_of::<Record>() <= 264, "{}", size_of::<Record>());
+}

@@ -1,7 +1,7 @@
 //! Orders of the maintainers about people, which need as many of them as a change of the rules: bans and pardons.
 //!
 //! An [`Order`] is signed as TUF metadata is: OLPC's canonical JSON, by the keys that sign the rules. It goes from
-//! [`OrderDraft`] (waits for signatures) to [`SignedOrder`], which travels in a record that any member may carry. Whether
+//! [`OrderDraft`] (waits for signatures) to [`SignedOrder`], which travels in a record that anyone may carry. Whether
 //! enough have signed depends on the charter, so it is asked of a [`RoleKeys`] when the charter is at hand.
 
 use std::collections::BTreeSet;

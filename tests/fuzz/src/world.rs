@@ -47,6 +47,8 @@ pub struct World {
     pub charter: Charter,
     /// Two jobs, one upon the other.
     pub graph: Graph,
+    /// Who works for whom.
+    pub certificates: Vec<SharedRecord>,
 }
 
 impl Default for World {
@@ -67,7 +69,10 @@ impl World {
         let proposal = propose_network(&plan, START).unwrap_or_else(|error| unreachable!("the plan is good: {error}"));
         let files: Vec<_> = (0..2).filter_map(|n| proposal.sign(&maintainer(n)).ok()).collect();
         let charter = proposal.open(&files).unwrap_or_else(|error| unreachable!("two of three have signed: {error}"));
-        Self { charter, graph: Graph { jobs: vec![job("zlib", &[]), job("tool", &[0])] } }
+        let graph = Graph { jobs: vec![job("zlib", &[]), job("tool", &[0])] };
+        let mut world = Self { charter, graph, certificates: Vec::new() };
+        world.certificates = (0..FOUNDERS + 1).filter_map(|n| world.certificate(n)).collect();
+        world
     }
 
     /// The network's id.
@@ -80,14 +85,9 @@ impl World {
         Record::author(by, self.network(), sequence, issued, Timestamp::MAX, payload).ok()
     }
 
-    /// Who works for whom.
-    pub fn certificates(&self) -> Vec<SharedRecord> {
-        let certificate = |n| {
-            let (network, operator) = (self.network(), operator_key(n).operator());
-            let payload = NodeCertificate::new(&node_key(n), &network, &operator).into();
-            self.record(&operator_key(n), 1, START, Payload::NodeCertificate(payload))
-        };
-        (0..FOUNDERS + 1).filter_map(certificate).collect()
+    fn certificate(&self, n: u8) -> Option<SharedRecord> {
+        let certificate = NodeCertificate::new(&node_key(n), &self.network(), &operator(n));
+        self.record(&operator_key(n), 1, START, Payload::NodeCertificate(certificate.into()))
     }
 
     /// An engine of the node with that number, that knows who works for whom.
@@ -103,8 +103,8 @@ impl World {
         let lend = Lend { builds, arbiter_only: false, cores: 1, memory: 4 << 30 };
         let config = Config { key: node_key(node), facts, programs: BTreeSet::new(), lend };
         let mut engine = Engine::new(params, config, [7; 32], START);
-        for certificate in self.certificates() {
-            engine.receive(START, &certificate);
+        for certificate in &self.certificates {
+            engine.receive(START, certificate);
         }
         engine
     }

@@ -42,16 +42,35 @@ pub(super) struct Barred {
     suspensions: BTreeMap<OperatorId, BTreeMap<RecordId, (Timestamp, OperatorId)>>,
     /// Bans and pardons; what they order and the order's id where enough maintainers signed.
     orders: BTreeMap<RecordId, (SharedRecord, Option<(BlobHash, Order)>)>,
-    /// Proof → the nodes that signed what contradicts itself.
-    frauds: BTreeMap<RecordId, (NodeId, NodeId)>,
+    /// Signed order → how many records carry it: anyone may carry one again, and only the first changes anything.
+    carried: BTreeMap<BlobHash, usize>,
+    /// The nodes that signed what contradicts itself → how many proofs say so.
+    frauds: BTreeMap<NodeId, usize>,
     banned: BTreeSet<OperatorId>,
     proven: BTreeSet<OperatorId>,
+}
+
+/// How many there are now.
+fn count_up<T: Ord>(counts: &mut BTreeMap<T, usize>, of: T) -> usize {
+    let count = counts.entry(of).or_default();
+    *count += 1;
+    *count
+}
+
+fn count_down<T: Ord>(counts: &mut BTreeMap<T, usize>, of: &T) {
+    if let Some(count) = counts.get_mut(of) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(of);
+        }
+    }
 }
 
 impl Barred {
     /// Takes over who signs for the maintainers; what others signed before counts no more.
     pub(super) fn set_rules(&mut self, rules: Option<RoleKeys>) {
         self.rules = rules;
+        self.carried.clear();
         for record in std::mem::take(&mut self.orders).into_values().map(|(record, _)| record) {
             self.add(&record);
         }
@@ -75,11 +94,16 @@ impl Barred {
                 of.insert(id, (record.issued(), OperatorId(record.author_key()))).is_none()
             }
             Payload::Ban(order) | Payload::Pardon(order) => {
+                if self.orders.contains_key(&id) {
+                    return false;
+                }
                 let signed = if self.is_signed(order) { order.order() } else { None };
-                self.orders.insert(id, (record.clone(), signed)).is_none()
+                let carriers = signed.as_ref().map(|(order, _)| count_up(&mut self.carried, *order));
+                self.orders.insert(id, (record.clone(), signed));
+                carriers == Some(1)
             }
-            // A verified proof has its nodes.
-            Payload::FraudProof(proof) => proof.nodes().is_some_and(|nodes| self.frauds.insert(id, nodes).is_none()),
+            // A verified proof has its node.
+            Payload::FraudProof(proof) => proof.node().is_some_and(|node| count_up(&mut self.frauds, node) == 1),
             _ => false,
         }
     }
@@ -94,8 +118,16 @@ impl Barred {
                 }
                 self.suspensions.retain(|_, of| !of.is_empty());
             }
-            Payload::Ban(_) | Payload::Pardon(_) => drop(self.orders.remove(&id)),
-            Payload::FraudProof(_) => drop(self.frauds.remove(&id)),
+            Payload::Ban(_) | Payload::Pardon(_) => {
+                if let Some((_, Some((order, _)))) = self.orders.remove(&id) {
+                    count_down(&mut self.carried, &order);
+                }
+            }
+            Payload::FraudProof(proof) => {
+                if let Some(node) = proof.node() {
+                    count_down(&mut self.frauds, &node);
+                }
+            }
             _ => return false,
         }
         true
@@ -171,11 +203,7 @@ impl Members {
         if self.barred.frauds.is_empty() && self.barred.proven.is_empty() {
             return false;
         }
-        let one_answers_for = |(one, other): &(NodeId, NodeId)| {
-            let operator = self.operator_of(one)?;
-            (one == other || self.operator_of(other) == Some(operator)).then_some(operator)
-        };
-        let proven: BTreeSet<OperatorId> = self.barred.frauds.values().filter_map(one_answers_for).collect();
+        let proven: BTreeSet<OperatorId> = self.barred.frauds.keys().filter_map(|node| self.operator_of(node)).collect();
         let changed = proven != self.barred.proven;
         self.barred.proven = proven;
         changed
