@@ -5,8 +5,8 @@ use clap::Parser as _;
 
 use crate::args::Args;
 use crate::faults;
-use crate::nightly;
 use crate::nightly::workload::Workload;
+use crate::nightly::{self, Options};
 
 /// Nodes of a run: enough for every policy, few enough for every day.
 const NODES: usize = 12;
@@ -69,7 +69,8 @@ fn bad_arguments_are_refused_with_exit_code_2() {
 /// A small night: three images, ten volunteers.
 #[test]
 fn small_night_comes_to_its_end_and_the_same_seed_gives_the_same_trace() {
-    let night = |seed| nightly::run(10, seed, &Workload::made_up(seed, 3, 40), false).unwrap();
+    let options = |seed| Options { volunteers: 10, seed, first: false, verbose: false };
+    let night = |seed| nightly::run(options(seed), &Workload::made_up(seed, 3, 40)).unwrap();
     let (one, again, other) = (night(1), night(1), night(2));
     for outcome in [&one, &other] {
         assert!(outcome.report.passed(), "{:?}", outcome.report.faults);

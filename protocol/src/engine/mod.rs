@@ -239,7 +239,7 @@ impl Engine {
                 if let Some(operator) = self.speaker(record) {
                     self.event(Event::Revealed { lease: reveal.lease, operator, outcome: reveal.outcome.clone() });
                     if let Some(action) = self.board.action(&reveal.lease.action) {
-                        self.learn_duration(action, reveal.particulars.wall_ms);
+                        self.learn_duration(now, action, reveal.particulars.wall_ms);
                     }
                 }
                 self.settle_named(now, &reveal.lease.action);
@@ -325,6 +325,7 @@ impl Engine {
                 Timer::Presence => self.announce_presence(now),
                 Timer::Expiry => self.expire(now),
                 Timer::Parked => self.unpark(now),
+                Timer::Rank => self.rank_anew(),
             }
         }
     }

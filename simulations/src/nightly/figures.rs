@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use barnraiser_protocol::id::ActionId;
 use barnraiser_protocol::time::Timestamp;
 
 use super::bound::{Bound, changes};
+use super::chain::Chain;
 use super::night::Night;
 use super::omniscient::Schedule;
 use super::volunteers::Seat;
@@ -72,7 +74,7 @@ impl Outcome {
     pub fn new(
         world: World,
         (volunteers, seed): (usize, u64),
-        (night, quorum): (Night, u16),
+        (night, actions, quorum): (Night, Vec<Option<ActionId>>, u16),
         (seats, bound, schedule): (Vec<Seat>, Bound, Schedule),
         (begin, end): (Timestamp, Timestamp),
     ) -> Self {
@@ -93,6 +95,10 @@ impl Outcome {
         report.add("work_of_leavers", share(spent.left), "% of core-seconds needed");
         let inputs = spent.needed / (night.core_seconds() * f64::from(quorum)).max(1e-9) - 1.0;
         report.add("fetching_inputs", inputs * 100.0, "% of core-seconds needed");
+        let chain = Chain::of(&night.chores, &actions, &world.ledger.spans, (quorum, begin), ended_by);
+        report.add("chain_building", minutes(chain.building), "min");
+        report.add("chain_rebuilding", minutes(chain.rebuilding), "min");
+        report.add("chain_waiting", minutes(chain.waiting), "min");
         let there = cores_there(&seats, begin, end);
         let total = spent.needed + spent.duplicate + spent.left;
         report.add("busy", total / there.max(1e-9) * 100.0, "% of core-seconds there");
@@ -124,8 +130,6 @@ fn cores_there(seats: &[Seat], begin: Timestamp, end: Timestamp) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use barnraiser_protocol::id::ActionId;
-
     use super::super::volunteers::Stay;
     use super::*;
 
