@@ -57,8 +57,8 @@ doc: ## the book (with mdbook) and the reference of the code
 fuzz: setup ## property tests of what reads foreign bytes, with many cases: CASES=20000
 	PROPTEST_CASES=$(or $(CASES),20000) $(cargo) nextest run --profile long -p barnraiser-protocol -p barnraiser-store
 
-simulate: setup-build ## simulated networks: SCENARIO=faults|calm NODES=100 SEED=1 SEEDS=1
-	$(cargo) run --release -p barnraiser-simulations -- $(or $(SCENARIO),faults) --nodes $(or $(NODES),100) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1)
+simulate: setup-build ## simulated networks: SCENARIO=faults|calm|nightly NODES=100 SEED=1 SEEDS=1 WORKLOAD=FILE PLOTS=DIR
+	$(cargo) run --release -p barnraiser-simulations -- $(or $(SCENARIO),faults) --nodes $(or $(NODES),100) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) $(if $(WORKLOAD),--workload $(WORKLOAD)) $(if $(PLOTS),--plots $(PLOTS))
 
 clean: ## removes what was built
 	$(cargo) clean

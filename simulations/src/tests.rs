@@ -58,8 +58,18 @@ fn calm_network_comes_to_its_end() {
 
 #[test]
 fn bad_arguments_are_refused_with_exit_code_2() {
-    for line in ["", "weather", "faults --nodes 2", "faults --nodes many", "faults --nodes 1000000", "faults --seed -1", "faults --seeds 0"]
-    {
+    let lines = [
+        "",
+        "weather",
+        "faults --nodes 2",
+        "faults --nodes many",
+        "faults --nodes 1000000",
+        "faults --seed -1",
+        "faults --seeds 0",
+        "nightly --images 0",
+        "nightly --workload",
+    ];
+    for line in lines {
         let error = Args::try_parse_from(std::iter::once("barnraiser-simulations").chain(line.split_whitespace())).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}: {error}");
     }
