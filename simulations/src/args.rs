@@ -29,6 +29,9 @@ pub struct Args {
     /// Only so many images of the workload.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub images: Option<u64>,
+    /// In `nightly` nobody knows yet how long builds take; otherwise all know it from last night.
+    #[arg(long)]
+    pub first_night: bool,
     /// Writes plots of each seed into this folder, as SVG.
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,

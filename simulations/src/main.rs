@@ -25,6 +25,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 
 use args::{Args, Scenario};
+use nightly::Options;
 use nightly::workload::{IMAGE_STEPS, IMAGES, Workload};
 use plots::Plot;
 use report::Report;
@@ -78,7 +79,7 @@ fn run(args: &Args, nodes: usize, seed: u64, workload: Option<&Workload>) -> any
                     &made_up
                 }
             };
-            let mut outcome = nightly::run(nodes, seed, workload, args.trace)?;
+            let mut outcome = nightly::run(Options { volunteers: nodes, seed, first: args.first_night, verbose: args.trace }, workload)?;
             if args.plots.is_some() {
                 outcome.report.plots = nightly::plots::plots(&outcome);
             }

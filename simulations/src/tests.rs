@@ -5,8 +5,8 @@ use clap::Parser as _;
 
 use crate::args::Args;
 use crate::faults;
-use crate::nightly;
 use crate::nightly::workload::Workload;
+use crate::nightly::{self, Options};
 
 /// Nodes of a run: enough for every policy, few enough for every day.
 const NODES: usize = 12;
@@ -58,8 +58,18 @@ fn calm_network_comes_to_its_end() {
 
 #[test]
 fn bad_arguments_are_refused_with_exit_code_2() {
-    for line in ["", "weather", "faults --nodes 2", "faults --nodes many", "faults --nodes 1000000", "faults --seed -1", "faults --seeds 0"]
-    {
+    let lines = [
+        "",
+        "weather",
+        "faults --nodes 2",
+        "faults --nodes many",
+        "faults --nodes 1000000",
+        "faults --seed -1",
+        "faults --seeds 0",
+        "nightly --images 0",
+        "nightly --workload",
+    ];
+    for line in lines {
         let error = Args::try_parse_from(std::iter::once("barnraiser-simulations").chain(line.split_whitespace())).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}: {error}");
     }
@@ -69,7 +79,8 @@ fn bad_arguments_are_refused_with_exit_code_2() {
 /// A small night: three images, ten volunteers.
 #[test]
 fn small_night_comes_to_its_end_and_the_same_seed_gives_the_same_trace() {
-    let night = |seed| nightly::run(10, seed, &Workload::made_up(seed, 3, 40), false).unwrap();
+    let options = |seed| Options { volunteers: 10, seed, first: false, verbose: false };
+    let night = |seed| nightly::run(options(seed), &Workload::made_up(seed, 3, 40)).unwrap();
     let (one, again, other) = (night(1), night(1), night(2));
     for outcome in [&one, &other] {
         assert!(outcome.report.passed(), "{:?}", outcome.report.faults);

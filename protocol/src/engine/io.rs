@@ -348,4 +348,6 @@ pub enum Timer {
     Expiry,
     /// When the next parked record's time comes.
     Parked,
+    /// When to put work into order anew, by the durations that became known.
+    Rank,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::graph::{GRAPH_BYTES_MAX, JobIndex, Packed};
 use crate::id::{BatchId, BlobHash, NodeId, OperatorId};
@@ -14,12 +15,15 @@ use crate::verdict::VerdictState;
 
 use super::Engine;
 use super::board::NONE;
-use super::io::{Event, Output, Want};
+use super::io::{Event, Output, Timer, Want};
 use super::queue::Standing;
 use super::settle::ActionState;
 
-/// How long a job is thought to take whose recipe nobody has built yet.
+/// How long a job is thought to take where nothing at all has been built yet; later one whose recipe nobody has built is
+/// thought to take as long as the mean of the others.
 const DURATION_GUESS_MS: u64 = 60_000;
+/// Work is put into order anew at most this often, as durations become known.
+const RANK_INTERVAL: Duration = Duration::from_secs(120);
 /// The most recipes whose durations are kept.
 const DURATIONS_MAX: usize = 65_536;
 
@@ -63,7 +67,7 @@ pub(super) struct BatchState {
     /// Jobs that stand for nothing, since something below them failed for good.
     barred: BTreeSet<JobIndex>,
     /// Job → the time from its start to the end of the last that waits for it, in tenths of a second as durations were
-    /// known when the graph came; and how many wait for it.
+    /// known when that was last looked at; and how many wait for it.
     ranks: Vec<(u32, u32)>,
     /// The newer batch that took its place: what is not begun yet is left to that one.
     pub superseded_by: Option<BatchId>,
@@ -202,9 +206,7 @@ impl Engine {
     }
 
     fn set_graph(&mut self, now: Timestamp, id: BatchId, graph: Arc<Packed>) {
-        let cost = |job| self.durations.get(&graph.name_number(job)).map_or(DURATION_GUESS_MS, |known| u64::from(*known));
-        let rank = |(ms, fan_out): (u64, u32)| (u32::try_from(ms / 100).unwrap_or(u32::MAX), fan_out);
-        let ranks = graph.ranks(cost).into_iter().map(rank).collect();
+        let ranks = self.ranks_of(&graph);
         let Some(state) = self.batches.get_mut(&id) else { return };
         state.bindings = vec![Binding::UNBOUND; graph.len()];
         state.ranks = ranks;
@@ -213,6 +215,31 @@ impl Engine {
         self.event(Event::BatchKnown { batch: id, jobs });
         self.refresh_superseded(now, &id);
         self.start_batch(now, id);
+    }
+
+    /// What the order of work goes by: see [`BatchState::ranks`].
+    fn ranks_of(&self, graph: &Packed) -> Vec<(u32, u32)> {
+        let total: u64 = self.durations.values().map(|known| u64::from(*known)).sum();
+        let guess = total.checked_div(self.durations.len() as u64).unwrap_or(DURATION_GUESS_MS);
+        let cost = |job| self.durations.get(&graph.name_number(job)).map_or(guess, |known| u64::from(*known));
+        let rank = |(ms, fan_out): (u64, u32)| (u32::try_from(ms / 100).unwrap_or(u32::MAX), fan_out);
+        graph.ranks(cost).into_iter().map(rank).collect()
+    }
+
+    /// Puts the work of all batches into order anew, since durations became known.
+    pub(super) fn rank_anew(&mut self) {
+        let live: Vec<BatchId> = self.batches.iter().filter(|(_, state)| state.is_live() && !state.done).map(|(id, _)| *id).collect();
+        for id in &live {
+            let Some(graph) = self.batches.get(id).and_then(|state| state.graph.clone()) else { continue };
+            let ranks = self.ranks_of(&graph);
+            if let Some(state) = self.batches.get_mut(id) {
+                state.ranks = ranks;
+            }
+        }
+        let actions: BTreeSet<Place> = live.iter().flat_map(|id| self.bound_in(id)).map(|(_, action)| action).collect();
+        for action in actions {
+            self.list_again(action);
+        }
     }
 
     /// Looks again which of the batches of one line of work took another's place: of those with the submitter, the channel
@@ -374,7 +401,7 @@ impl Engine {
                 self.unbind(now, id, index, old);
             }
             self.event(Event::Bound { batch: id, job: label.clone(), action, generation });
-            let place = self.bind((id, index), action, label);
+            let place = self.bind(now, (id, index), action, label);
             if let Some(state) = self.batches.get_mut(&id) {
                 state.bindings[index.0 as usize] = Binding { action: place, generation };
             }
@@ -422,12 +449,23 @@ impl Engine {
         barred
     }
 
-    fn bind(&mut self, job: (BatchId, JobIndex), action: crate::id::ActionId, label: String) -> Place {
+    fn bind(&mut self, now: Timestamp, job: (BatchId, JobIndex), action: crate::id::ActionId, label: String) -> Place {
         let place = self.board.hold(action);
+        let is_new = self.state(place).is_none();
         if self.actions.len() <= place as usize {
             self.actions.resize_with(place as usize + 1, || None);
         }
         self.actions[place as usize].get_or_insert_with(|| Box::new(ActionState::new(label))).add_job(job);
+        if is_new {
+            // Who comes late hears of results before it knows what they are results of.
+            let revealed = self.board.about(place).filter_map(|(_, record)| match record.payload() {
+                Payload::Reveal(reveal) => Some(reveal.particulars.wall_ms),
+                _ => None,
+            });
+            for wall_ms in revealed.collect::<Vec<u64>>() {
+                self.learn_duration(now, place, wall_ms);
+            }
+        }
         place
     }
 
@@ -451,8 +489,8 @@ impl Engine {
         Some(((state.batch().priority, submitter.unwrap_or(OperatorId(author))), standing))
     }
 
-    /// Keeps how long a build took, for the order of later batches: a moving average by recipe.
-    pub(super) fn learn_duration(&mut self, action: Place, wall_ms: u64) {
+    /// Keeps how long a build took, for the order of work: a moving average by recipe.
+    pub(super) fn learn_duration(&mut self, now: Timestamp, action: Place, wall_ms: u64) {
         let Some((batch, job)) = self.state(action).and_then(|state| state.jobs.first().copied()) else { return };
         let Some(name) = self.batches.get(&batch).and_then(|of| Some(of.graph.as_ref()?.name_number(job))) else { return };
         let wall = u32::try_from(wall_ms).unwrap_or(u32::MAX);
@@ -460,6 +498,10 @@ impl Engine {
             *known = *known / 4 * 3 + wall / 4;
         } else if self.durations.len() < DURATIONS_MAX {
             self.durations.insert(name, wall);
+            // What changes by and by is left for when the next recipe becomes known.
+            if !self.timers.contains_key(&Timer::Rank) {
+                self.arm(Timer::Rank, now + RANK_INTERVAL);
+            }
         }
     }
 

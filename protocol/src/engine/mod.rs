@@ -267,7 +267,7 @@ impl Engine {
                 if let Some(operator) = self.speaker(record) {
                     self.event(Event::Revealed { lease: reveal.lease, operator, outcome: reveal.outcome.clone() });
                     if let Some(action) = self.board.action(&reveal.lease.action) {
-                        self.learn_duration(action, reveal.particulars.wall_ms);
+                        self.learn_duration(now, action, reveal.particulars.wall_ms);
                     }
                 }
                 self.settle_named(now, &reveal.lease.action);
@@ -393,6 +393,7 @@ impl Engine {
                 Timer::Accuse => self.accuse(now),
                 Timer::Expiry => self.expire(now),
                 Timer::Parked => self.unpark(now),
+                Timer::Rank => self.rank_anew(),
             }
         }
     }

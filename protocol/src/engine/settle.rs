@@ -290,6 +290,14 @@ impl Engine {
         }
     }
 
+    /// Puts an action that has an open slot where it belongs in the order of work.
+    pub(super) fn list_again(&mut self, action: Place) {
+        if self.state(action).is_some_and(|state| state.slots.iter().any(|(_, slot)| matches!(slot, SlotState::Open { .. }))) {
+            let demand = self.demand(action);
+            self.list_ready(action, demand.as_ref());
+        }
+    }
+
     /// Keeps the queue to actions that have an open slot.
     fn list_ready(&mut self, action: Place, demand: Option<&Demand>) {
         let Some(state) = self.state(action) else { return };

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use barnraiser_protocol::id::ActionId;
 use barnraiser_protocol::time::Timestamp;
 
 use super::bound::{Bound, changes};
+use super::chain::Chain;
 use super::night::Night;
 use super::omniscient::Schedule;
 use super::volunteers::Seat;
@@ -42,25 +44,35 @@ pub struct Spent {
     pub needed: f64,
     /// Beyond that: builds of leases that were lost to others, and results that nobody asked for any more.
     pub duplicate: f64,
-    /// Builds whose machine left before their end.
+    /// Builds whose machine left before their end, or before what they made was revealed.
     pub left: f64,
 }
 
 impl Spent {
-    /// Sorts builds. `left(span)` tells whether a build ended because its machine left.
-    pub fn of(spans: &[Span], quorum: u16, left: impl Fn(&Span) -> bool) -> Self {
+    /// Sorts builds. `gone(span, by)` tells whether the machine of a build had left by then.
+    pub fn of(spans: &[Span], quorum: u16, gone: impl Fn(&Span, Timestamp) -> bool) -> Self {
         let mut spent = Self::default();
-        let mut built = BTreeMap::new();
+        let mut built: BTreeMap<ActionId, Vec<&Span>> = BTreeMap::new();
         for span in spans {
-            let cost = span.core_seconds();
             match span.end {
-                End::Built => {
-                    let count = built.entry(span.action).or_insert(0u16);
-                    *count += 1;
-                    *if *count <= quorum { &mut spent.needed } else { &mut spent.duplicate } += cost;
-                }
-                _ if left(span) => spent.left += cost,
-                _ => spent.duplicate += cost,
+                End::Built => built.entry(span.action).or_default().push(span),
+                _ if gone(span, span.until) => spent.left += span.core_seconds(),
+                _ => spent.duplicate += span.core_seconds(),
+            }
+        }
+        for mut builds in built.into_values() {
+            // They are in the order of their ends. A result is revealed once the quorum has one: whose builder was gone by
+            // then was built anew.
+            let mut surplus = builds.len().saturating_sub(usize::from(quorum));
+            let last = builds.last().map_or_else(Timestamp::default, |span| span.until);
+            builds.retain(|span| {
+                let lost = surplus > 0 && gone(span, last);
+                surplus -= usize::from(lost);
+                spent.left += if lost { span.core_seconds() } else { 0.0 };
+                !lost
+            });
+            for (number, span) in builds.into_iter().enumerate() {
+                *if number < usize::from(quorum) { &mut spent.needed } else { &mut spent.duplicate } += span.core_seconds();
             }
         }
         spent
@@ -72,7 +84,7 @@ impl Outcome {
     pub fn new(
         world: World,
         (volunteers, seed): (usize, u64),
-        (night, quorum): (Night, u16),
+        (night, actions, quorum): (Night, Vec<Option<ActionId>>, u16),
         (seats, bound, schedule): (Vec<Seat>, Bound, Schedule),
         (begin, end): (Timestamp, Timestamp),
     ) -> Self {
@@ -86,13 +98,17 @@ impl Outcome {
         report.add("list_scheduler", minutes(schedule.makespan), "min");
         report.add("over_bound", over(bound.longest()), "times");
         report.add("over_list_scheduler", over(schedule.makespan), "times");
-        let ended_by = |span: &Span| span.node > 0 && left(&seats[span.node - 1], span);
-        let spent = Spent::of(&world.ledger.spans, quorum, ended_by);
+        let was_gone = |span: &Span, by: Timestamp| span.node > 0 && gone(&seats[span.node - 1], span, by);
+        let spent = Spent::of(&world.ledger.spans, quorum, was_gone);
         let share = |part: f64| part / spent.needed.max(1e-9) * 100.0;
         report.add("duplicate_work", share(spent.duplicate), "% of core-seconds needed");
         report.add("work_of_leavers", share(spent.left), "% of core-seconds needed");
         let inputs = spent.needed / (night.core_seconds() * f64::from(quorum)).max(1e-9) - 1.0;
         report.add("fetching_inputs", inputs * 100.0, "% of core-seconds needed");
+        let chain = Chain::of(&night.chores, &actions, &world.ledger.spans, (quorum, begin), |span| was_gone(span, span.until));
+        report.add("chain_building", minutes(chain.building), "min");
+        report.add("chain_rebuilding", minutes(chain.rebuilding), "min");
+        report.add("chain_waiting", minutes(chain.waiting), "min");
         let there = cores_there(&seats, begin, end);
         let total = spent.needed + spent.duplicate + spent.left;
         report.add("busy", total / there.max(1e-9) * 100.0, "% of core-seconds there");
@@ -105,9 +121,9 @@ impl Outcome {
     }
 }
 
-/// Whether a build ended when its machine's owner left.
-fn left(seat: &Seat, span: &Span) -> bool {
-    span.end == End::Lost || seat.stays.iter().any(|stay| stay.farewell && stay.until == span.until)
+/// Whether the machine that began a build had left by a moment.
+fn gone(seat: &Seat, span: &Span, by: Timestamp) -> bool {
+    seat.stays.iter().any(|stay| (stay.from..stay.until).contains(&span.since) && stay.until <= by)
 }
 
 /// Core-seconds that were there between two moments.
@@ -124,8 +140,6 @@ fn cores_there(seats: &[Seat], begin: Timestamp, end: Timestamp) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use barnraiser_protocol::id::ActionId;
-
     use super::super::volunteers::Stay;
     use super::*;
 
@@ -146,17 +160,27 @@ mod tests {
             span(2, 160, End::Lost),
             span(3, 320, End::Failed),
         ];
-        let spent = Spent::of(&spans, 2, |span| span.end == End::Lost);
+        let spent = Spent::of(&spans, 2, |span, _| span.end == End::Lost);
         assert_eq!(spent, Spent { needed: 60.0, duplicate: 880.0, left: 320.0 });
     }
 
+    /// Who left before anybody else had built the action took the result along, so that a third build was needed.
     #[test]
-    fn build_that_ends_with_a_farewell_is_not_a_duplicate() {
-        let stopped = span(1, 10, End::Stopped);
-        let seat = |farewell| Seat { cores: 4, stays: vec![Stay { from: Timestamp(0), until: stopped.until, farewell }] };
-        assert!(left(&seat(true), &stopped));
-        assert!(!left(&seat(false), &stopped));
-        assert!(left(&seat(false), &span(1, 10, End::Lost)));
+    fn result_that_left_with_its_builder_is_no_duplicate() {
+        let spans = [span(1, 10, End::Built), span(1, 20, End::Built), span(1, 40, End::Built)];
+        let first_left = |span: &Span, by: Timestamp| span.until == spans[0].until && by >= spans[1].until;
+        assert_eq!(Spent::of(&spans, 2, first_left), Spent { needed: 120.0, duplicate: 0.0, left: 20.0 });
+        // Where two were enough it does not matter who left later.
+        assert_eq!(Spent::of(&spans[..2], 2, first_left), Spent { needed: 60.0, duplicate: 0.0, left: 0.0 });
+    }
+
+    #[test]
+    fn machine_is_gone_from_the_end_of_the_stay_in_which_it_built() {
+        let built = span(1, 10, End::Built);
+        let stay = |from, until| Stay { from: Timestamp(from), until: Timestamp(until), farewell: true };
+        let seat = Seat { cores: 4, stays: vec![stay(0, 500), stay(600, 20_000), stay(21_000, 90_000)] };
+        assert!(!gone(&seat, &built, Timestamp(19_999)));
+        assert!(gone(&seat, &built, Timestamp(20_000)));
     }
 
     #[test]

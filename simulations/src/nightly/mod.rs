@@ -1,11 +1,13 @@
 //! The scenario `nightly`: all images of an operating system, built in one night by volunteers who come and go.
 //!
-//! [`workload`] is what is built, [`night`] what it costs, [`volunteers`] who is there; [`bound`] and [`omniscient`] are
-//! what the network is held against, [`figures`] what it came to,
+//! [`workload`] is what is built, [`night`] what it costs, [`last_night`] what is known of that, [`volunteers`] who is
+//! there; [`bound`] and [`omniscient`] are what the network is held against, [`figures`] what it came to, [`chain`] why,
 //! [`plots`] how that looks.
 
 pub mod bound;
+pub mod chain;
 pub mod figures;
+mod last_night;
 pub mod night;
 pub mod omniscient;
 pub mod plots;
@@ -17,12 +19,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use barnraiser_protocol::engine::{Config, Input, Lend, Params};
-use barnraiser_protocol::id::BatchId;
+use barnraiser_protocol::id::{ActionId, BatchId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::platform::Facts;
 use barnraiser_protocol::policy::Policy;
 use barnraiser_protocol::record::payload::Priority;
-use barnraiser_protocol::record::{Kind, Payload};
+use barnraiser_protocol::record::{Kind, Payload, SharedRecord};
 use barnraiser_protocol::time::Timestamp;
 
 use crate::checks::{convergence, ending, leases, memory};
@@ -89,16 +91,32 @@ struct Run {
     /// Who comes and goes when: (when, seat, what), the next one last.
     agenda: Vec<(Timestamp, usize, Step)>,
     people: People,
+    /// What machines that are there from the beginning have kept from earlier nights.
+    kept: Vec<SharedRecord>,
     /// Of the people, how many have had their turn.
     met: usize,
     dice: Dice,
 }
 
-/// Runs the scenario with so many volunteers at a time. `verbose` prints every event.
+/// How a night is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many volunteers there are at a time.
+    pub volunteers: usize,
+    /// What draws everything.
+    pub seed: u64,
+    /// Whether nobody knows yet how long builds take.
+    pub first: bool,
+    /// Whether every event is printed.
+    pub verbose: bool,
+}
+
+/// Runs the scenario.
 ///
 /// # Errors
 /// A record can't be made.
-pub fn run(volunteers: usize, seed: u64, workload: &Workload, verbose: bool) -> anyhow::Result<Outcome> {
+pub fn run(options: Options, workload: &Workload) -> anyhow::Result<Outcome> {
+    let Options { volunteers, seed, first, verbose } = options;
     let policy = Policy::small();
     let mut work = Work::default();
     let night = Night::plan(workload, seed, &mut work);
@@ -108,18 +126,22 @@ pub fn run(volunteers: usize, seed: u64, workload: &Workload, verbose: bool) -> 
     let schedule = omniscient::schedule(&night.chores, policy.quorum, &seats, begin).context("nobody could build all of it")?;
     let mut run = Run::new(seats, seed, work, policy.clone())?;
     run.world.trace.verbose = verbose;
+    if !first {
+        run.kept = last_night::records(&night, &run.people, &policy, &mut run.world.work, &mut run.dice)?;
+    }
     let batch = run.begin(&night, &policy, begin)?;
     let ended = run.build(&batch, deadline);
     if ended.is_some() {
         run.agree();
     } else {
         let unended = ending::unended(&run.world);
-        let first = unended.first().cloned().unwrap_or_default();
+        let example = unended.first().cloned().unwrap_or_default();
         let now = run.world.now;
-        run.world.checks.fault("ending", now, format!("{} jobs have not ended in time, such as {first}", unended.len()));
+        run.world.checks.fault("ending", now, format!("{} jobs have not ended in time, such as {example}", unended.len()));
     }
     let span = (begin, ended.unwrap_or(run.world.now));
-    Ok(Outcome::new(run.world, (volunteers, seed), (night, policy.quorum), (run.seats, bound, schedule), span))
+    let actions = run.actions(&batch, &night);
+    Ok(Outcome::new(run.world, (volunteers, seed), (night, actions, policy.quorum), (run.seats, bound, schedule), span))
 }
 
 /// Who is there, long enough for a night that counts as stalled, and what no scheduler could beat.
@@ -171,21 +193,23 @@ impl Run {
         agenda.reverse();
         let mut weather = Weather::calm(1 + seats.len(), LATENCY, &mut dice);
         weather.loss = LOSS;
-        let vacant = |_| node(&people, MAINTAINER, 0, &mut dice);
+        let vacant = |_| node(&people, MAINTAINER, 0, &[], &mut dice);
         let mut world = World::new((0..=seats.len()).map(vacant).collect(), weather, work, params, seed);
         world.compare_every = COMPARE_EVERY;
-        Ok(Self { world, seats, agenda, people, met: 1, dice })
+        Ok(Self { world, seats, agenda, people, kept: Vec::new(), met: 1, dice })
     }
 
     /// Starts everybody and submits the batch.
     fn begin(&mut self, night: &Night, policy: &Policy, begin: Timestamp) -> anyhow::Result<BatchId> {
+        self.world.nodes[MAINTAINER] = node(&self.people, MAINTAINER, 0, &self.kept, &mut self.dice);
         self.world.start(MAINTAINER);
         self.pass(begin);
         let nonce = self.dice.bytes();
         let batch = self.world.work.batch("images", &night.graph, policy, Priority::Nightly, nonce, MAINTAINER);
         self.world.tell(MAINTAINER, Input::Author(Payload::Batch(batch.into()), BATCH_LIFETIME));
         let engine = self.world.nodes[MAINTAINER].engine.as_ref();
-        let record = engine.and_then(|engine| engine.board().of_kind(Kind::Batch).next()).context("the batch was not submitted")?;
+        let newest = engine.and_then(|engine| engine.board().of_kind(Kind::Batch).max_by_key(|record| record.issued()));
+        let record = newest.context("the batch was not submitted")?;
         Ok(BatchId::from(record.id()))
     }
 
@@ -209,7 +233,8 @@ impl Run {
             Step::Come => {
                 // A short gap may end before the machine that said farewell is off.
                 self.world.crash(place);
-                let newcomer = node(&self.people, self.met, self.seats[seat].cores, &mut self.dice);
+                let kept = if self.world.now == START { &*self.kept } else { &[] };
+                let newcomer = node(&self.people, self.met, self.seats[seat].cores, kept, &mut self.dice);
                 self.met += 1;
                 self.world.replace(place, newcomer);
                 self.world.start(place);
@@ -235,6 +260,16 @@ impl Run {
         None
     }
 
+    /// The action of each distinct build, as the maintainer's machine knows it.
+    fn actions(&self, batch: &BatchId, night: &Night) -> Vec<Option<ActionId>> {
+        let mut actions = vec![None; night.chores.len()];
+        let jobs = self.world.nodes[MAINTAINER].engine.as_ref().map_or_else(Vec::new, |engine| engine.jobs(batch));
+        for (job, chore) in jobs.iter().zip(&night.chore_of) {
+            actions[*chore] = job.action;
+        }
+        actions
+    }
+
     /// Waits until nodes agree on what was built, nobody coming or going any more.
     fn agree(&mut self) {
         let deadline = self.world.now + AGREED_MAX;
@@ -255,15 +290,15 @@ impl Run {
     }
 }
 
-/// The machine of one of the people, down and without anything but what everybody knows from the start.
-fn node(people: &People, who: usize, cores: u16, dice: &mut Dice) -> Node {
+/// The machine of one of the people, down, with what everybody knows from the start and what it `kept`.
+fn node(people: &People, who: usize, cores: u16, kept: &[SharedRecord], dice: &mut Dice) -> Node {
     let facts = Facts { os: "linux".into(), arch: "x86_64".into(), isa: String::new(), features: BTreeSet::new() };
     let lend = Lend { builds: cores > 0, arbiter_only: false, cores, memory: MEMORY };
     let key: SecretKey = people.nodes[who].clone();
     let config = Config { key, facts, programs: BTreeSet::new(), lend };
     let skew_ms = dice.between(-SKEW_MS, SKEW_MS) as i64;
     let mut node = Node::new(people.operators[who], config, Character::default(), skew_ms);
-    for record in &people.standing {
+    for record in people.standing.iter().chain(kept) {
         node.disk.write(Write::Record(record.clone()));
     }
     node.disk.sync();

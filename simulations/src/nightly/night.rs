@@ -52,6 +52,10 @@ pub struct Night {
     pub chores: Vec<Chore>,
     /// All steps of all images, one image after the other; several may be the same build.
     pub graph: Graph,
+    /// Which build each job of the graph is.
+    pub chore_of: Vec<usize>,
+    /// What each recipe costs, as a build that needs nothing.
+    pub costs: BTreeMap<String, Chore>,
 }
 
 /// What makes two steps one build: where it is shared, its name, and the builds that it needs.
@@ -68,23 +72,28 @@ impl Night {
         }
         let total: f64 = steps().filter(|step| !step.is_virtual).map(|step| drawn[&*step.name].0).sum();
         let scale = workload.mean_image_core_seconds() * workload.images.len() as f64 / total.max(f64::MIN_POSITIVE);
-        let mut night = Self { chores: Vec::new(), graph: Graph { jobs: Vec::new() } };
+        let mut night = Self { chores: Vec::new(), graph: Graph::default(), chore_of: Vec::new(), costs: BTreeMap::new() };
         let mut known: BTreeMap<Same<'_>, usize> = BTreeMap::new();
         for image in &workload.images {
             let first = night.graph.jobs.len();
-            let mut chore_of: Vec<usize> = Vec::new();
             for step in &image.steps {
-                let needs: Vec<usize> = step.needs.iter().map(|need| chore_of[*need]).collect();
+                let needs: Vec<usize> = step.needs.iter().map(|need| night.chore_of[first + need]).collect();
                 let (cost, bytes) = drawn[&*step.name];
                 let core_seconds = if step.is_virtual { 0.0 } else { cost * scale };
                 let chore = Chore { cores: cores(core_seconds), core_seconds, needs: needs.clone() };
                 let task = Task { nature: Nature::Sound, core_seconds, output_bytes: bytes, memory: MEMORY / 2 };
                 night.graph.jobs.push(job(image, step, first, chore.cores, task, work));
+                let alone = Chore { needs: Vec::new(), ..chore.clone() };
+                let cost = night.costs.entry(step.name.clone()).or_insert_with(|| alone.clone());
+                // A step may be virtual in one image and not in another.
+                if cost.core_seconds == 0.0 {
+                    *cost = alone;
+                }
                 let place = *known.entry((owner(image, step), &*step.name, needs)).or_insert_with(|| {
                     night.chores.push(chore);
                     night.chores.len() - 1
                 });
-                chore_of.push(place);
+                night.chore_of.push(place);
             }
         }
         night

@@ -45,8 +45,8 @@ fn name(outcome: &Outcome, what: &str) -> String {
     format!("nightly-{}-{}-{what}", outcome.report.nodes, outcome.report.seed)
 }
 
-/// Of each action as many builds as are needed; the rest is work that nobody needed.
-fn needed(outcome: &Outcome) -> Vec<Busy> {
+/// The builds that came to an end, with the fetching of their inputs.
+fn ended(outcome: &Outcome) -> Vec<Busy> {
     let built = outcome.spans.iter().filter(|span| span.end == End::Built);
     built.map(|span| (span.since, span.until, f64::from(span.cores))).collect()
 }
@@ -82,7 +82,7 @@ fn work(outcome: &Outcome) -> Plot {
         title: format!("Work done, {} volunteers, seed {}", outcome.report.nodes, outcome.report.seed),
         axes: ("minutes since the batch was submitted".into(), "core-hours".into()),
         series: vec![
-            Series::new("the network", Shape::Line, done(outcome, &needed(outcome), network)),
+            Series::new("the network", Shape::Line, done(outcome, &ended(outcome), network)),
             Series::new("list scheduler that knows the future", Shape::Line, done(outcome, &scheduled(outcome), list)),
             Series::new("all cores, never idle", Shape::Line, done(outcome, &there, outcome.bound.capacity)),
         ],

@@ -111,7 +111,9 @@ impl Node {
         let clock = self.clock(now);
         let mut engine = Engine::new(params.clone(), self.config.clone(), seed, clock);
         let (records, results) = self.disk.contents();
-        for record in &records {
+        // Who is a member comes first: others would be strangers, of whom little is kept.
+        let (standing, others): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.kind().by_operator());
+        for record in standing.into_iter().chain(others) {
             engine.receive(clock, record);
         }
         for result in results {

@@ -197,11 +197,16 @@ pub fn failure(class: FailureClass) -> Outcome {
 /// What stands beside an outcome.
 pub fn particulars(order: &BuildOrder, took: Duration) -> Particulars {
     let wall_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    Particulars { wall_ms, cpu_ms: wall_ms.saturating_mul(order.action.cores.into()), ..unmeasured() }
+}
+
+/// The same, of a build that took no time.
+pub fn unmeasured() -> Particulars {
     Particulars {
         log: None,
         log_length: 0,
-        wall_ms,
-        cpu_ms: wall_ms.saturating_mul(order.action.cores.into()),
+        wall_ms: 0,
+        cpu_ms: 0,
         memory_peak: 1 << 20,
         fingerprint: BoundedString::cut("linux"),
         sandbox: BoundedString::cut("simulated"),

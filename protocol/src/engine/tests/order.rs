@@ -187,3 +187,73 @@ fn state_of_a_deep_graph_is_told_without_going_every_way_down() {
     let last = net.job(0, &batch, 99);
     assert_eq!((last.state, &*last.why), (JobState::Failed, "a 48, which it needs, failed"));
 }
+
+/// Builds one batch, whose job "slow" takes a hundred times as long as "quick".
+fn measured() -> Net {
+    let mut net = Net::new(2, solo(), Graph::default());
+    submit(&mut net, 0, Graph { jobs: vec![job("quick", &[]), job("slow", &[])] }, |batch| batch.name = BoundedString::cut("measured"));
+    for _ in 0..2 {
+        net.run(Duration::from_secs(10));
+        let (who, order) = net.started.pop().unwrap();
+        let outcome = Outcome::Success { tree: BlobHash(order.lease.action.0) };
+        let particulars = Particulars { wall_ms: if order.label == "slow" { 100_000 } else { 1_000 }, ..particulars() };
+        let now = net.now;
+        net.engines[who].handle(now, Input::Finished { lease: order.lease, outcome, again: None, particulars });
+        net.engines[who].handle(now, Input::Capacity(Capacity { cores: 1, memory: 4 << 30 }));
+        net.deliver();
+    }
+    net
+}
+
+/// The same recipes at another version, "quick" first and with more that waits for it.
+fn next_version() -> Graph {
+    let version = |mut job: Job| {
+        job.steps[0].script.push_str(" # again");
+        job
+    };
+    Graph { jobs: vec![version(job("quick", &[])), version(job("slow", &[])), job("image of quick", &[0])] }
+}
+
+#[test]
+fn what_took_long_before_is_begun_first() {
+    let mut net = measured();
+    submit(&mut net, 0, next_version(), |batch| batch.name = BoundedString::cut("next"));
+    net.run(Duration::from_secs(1));
+    assert_eq!(labels(&net), ["slow"]);
+}
+
+/// A node that was restarted reads results before it has the graph that says what they are results of.
+#[test]
+fn node_that_comes_late_learns_how_long_builds_took() {
+    let mut net = measured();
+    let records: Vec<SharedRecord> = Kind::ALL.iter().rev().flat_map(|kind| net.engines[0].board.of_kind(*kind).cloned()).collect();
+    let config = net.engines[1].config().clone();
+    let mut late = Engine::new(net.engines[1].params().clone(), config, [9; 32], net.now);
+    for record in &records {
+        late.receive(net.now, record);
+    }
+    net.engines[1] = late;
+    net.graph = Graph { jobs: vec![job("quick", &[]), job("slow", &[])] };
+    net.deliver();
+    assert_eq!(net.engines[1].durations, net.engines[0].durations);
+    assert_eq!(net.engines[1].durations.values().copied().collect::<BTreeSet<u32>>(), BTreeSet::from([1_000, 100_000]));
+}
+
+/// What becomes known in the course of a batch changes the order of what it has not begun.
+#[test]
+fn order_of_work_follows_what_is_measured_on_the_way() {
+    let mut net = Net::new(2, solo(), Graph::default());
+    net.engines[1].handle(net.now, Input::Lend(Lend { builds: false, ..lend() }));
+    let batch = submit(&mut net, 0, next_version(), |_| {});
+    let first = |net: &Net| net.engines[1].queue.in_order(1).first().map(|place| net.engines[1].board.action_id(*place));
+    let action = |net: &Net, index| net.job(1, &batch, index).action;
+    assert_eq!(first(&net), action(&net, 0));
+    let slow = net.engines[1].board.action(&action(&net, 1).unwrap()).unwrap();
+    let now = net.now;
+    net.engines[1].learn_duration(now, slow, 100_000_000);
+    // The one that nobody has built is thought to take as long, and the image behind it longer still.
+    let quick = net.engines[1].board.action(&action(&net, 0).unwrap()).unwrap();
+    net.engines[1].learn_duration(now, quick, 1_000);
+    net.run(Duration::from_secs(121));
+    assert_eq!(first(&net), action(&net, 1));
+}
