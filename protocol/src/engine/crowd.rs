@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::action::Environment;
+use crate::graph::JobFacts;
 use crate::id::NodeId;
 use crate::platform::Facts;
 use crate::record::payload::{LeaseRef, Presence};
@@ -46,6 +47,13 @@ pub(super) struct Fit<'a> {
     pub need: Capacity,
     /// Whether machines may take it that do nothing but settle disputes.
     pub arbiter: bool,
+}
+
+impl<'a> Fit<'a> {
+    /// What a job needs that is no arbiter's, with so many bytes of memory.
+    pub fn of(facts: &'a JobFacts, memory: u64) -> Self {
+        Self { environment: &facts.environment, need: Capacity { cores: facts.cores, memory }, arbiter: false }
+    }
 }
 
 /// Everybody who takes work.
@@ -151,6 +159,12 @@ impl Crowd {
     fn can(&self, node: &NodeId, fit: Fit<'_>) -> bool {
         let room = self.room(node);
         room.cores >= fit.need.cores && room.memory >= fit.need.memory && self.could(node, fit)
+    }
+
+    /// How many leases were claimed a second lately.
+    pub fn claims_a_second(&self, now: Timestamp) -> f64 {
+        let lately = self.busier.iter().rev().take_while(|(at, _)| now.since(*at) <= LATELY);
+        lately.count() as f64 / LATELY.as_secs_f64()
     }
 
     /// Number of machines that take work.

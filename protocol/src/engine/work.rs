@@ -21,6 +21,7 @@ use crate::verdict::ballot::lost_in_silence;
 use crate::verdict::{Verdict, verdict};
 
 use super::Engine;
+use super::crowd::Fit;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
 use super::lease::SlotState;
 use super::progress::nothing_known;
@@ -38,8 +39,10 @@ const PRESENCE_LIFETIME_MAX: Duration = Duration::from_secs(3600);
 const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
 /// Commitments and reveals are kept so long: half a year, until seals gather them (DESIGN section 5).
 const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
-/// How long a node leaves an action alone whose inputs it could not get.
+/// How long a node leaves an action alone whose inputs it could not get; twice as long each further time, ...
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
+/// ... but no longer than this. Every try costs three records that all nodes keep for a week.
+const INPUT_BACKOFF_MAX: Duration = Duration::from_secs(1800);
 /// How long it leaves one alone that its machine spoilt.
 const SPOILT_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a node that was restarted, or joins late, waits to hear what it missed, before it takes work by what it knows.
@@ -52,8 +55,11 @@ const SEEK_FIRST: usize = 64;
 /// ... how many if this node can take too few of these: all but those of enormous batches, ...
 const SEEK_MAX: usize = 16_384;
 /// ... and how many of those that this node could take are weighed against each other: so far may it leave the order of
-/// work in order to keep out of others' way.
-const CHOICE_MAX: usize = 32;
+/// work in order to keep out of others' way. Of two that choose among *n* at once one in *n* is in the other's, so there are
+/// so many choices for each other claim that is made while nobody can have heard of this one, ...
+const CHOICES_EACH: f64 = 16.0;
+/// ... within these bounds.
+const CHOICES_BOUNDS: (usize, usize) = (3, 32);
 
 /// A lease of this node.
 #[derive(Debug, Clone)]
@@ -81,6 +87,8 @@ pub(super) struct Desk {
     results: BTreeMap<LeaseRef, OwnResult>,
     /// Actions that this node can't build now, and until when.
     avoid: BTreeMap<ActionId, Timestamp>,
+    /// Actions whose inputs it could not get, how often in turn, and when last.
+    starved: BTreeMap<ActionId, (u32, Timestamp)>,
     free: Capacity,
     /// Since when so much is free.
     free_since: Timestamp,
@@ -167,6 +175,7 @@ impl Engine {
             return;
         }
         self.desk.avoid.retain(|_, until| *until > now);
+        self.desk.starved.retain(|_, (_, last)| now.since(*last) < INPUT_BACKOFF_MAX * 2);
         loop {
             match self.next_claim(now) {
                 Ok((action, turn)) => self.claim(now, action, turn),
@@ -183,11 +192,21 @@ impl Engine {
         }
     }
 
+    /// Among how many ready jobs this node chooses, the first of which is that action.
+    fn choices(&self, now: Timestamp, first: Place) -> usize {
+        let others = self.crowd.claims_a_second(now) * self.desk.propagation.patience().as_secs_f64();
+        let demand = self.demand(first);
+        let fit = demand.as_ref().and_then(|demand| Some(Fit::of(demand.facts()?, demand.limits.memory)));
+        let idle = fit.map_or(0, |fit| self.crowd.idle(fit).count());
+        // Rounded towards zero. Where many are idle each has its own among the first jobs, and must get to see it.
+        ((others * CHOICES_EACH) as usize).max(idle).clamp(CHOICES_BOUNDS.0, CHOICES_BOUNDS.1)
+    }
+
     /// The first ready job in the order of work whose turn it is, or when that of another comes. Asked anew for each
     /// claim, since every claim may change the order.
     fn next_claim(&self, now: Timestamp) -> Result<(Place, Turn), Option<Timestamp>> {
         let mut again: Option<Timestamp> = None;
-        let mut choices = 0;
+        let (mut choices, mut choices_max) = (0, None);
         let mut seen = BTreeSet::new();
         for most in [SEEK_FIRST, SEEK_MAX] {
             let next = self.queue.in_order(most);
@@ -199,7 +218,7 @@ impl Engine {
                 }
                 again = Some(again.map_or(turn.at, |again| again.min(turn.at)));
                 choices += 1;
-                if choices >= CHOICE_MAX {
+                if choices >= *choices_max.get_or_insert_with(|| self.choices(now, action)) {
                     return Err(again);
                 }
             }
@@ -299,7 +318,7 @@ impl Engine {
         let whole = self.action_at(place)?;
         Some(BuildOrder {
             lease,
-            needs_from: whole.needs.iter().map(|need| (need.tree, self.revealers(&need.tree))).collect(),
+            needs_from: whole.needs.iter().map(|need| (need.tree, self.revealers_of_need(place, &need.tree))).collect(),
             action: Arc::new(whole),
             label: self.state(place)?.label.to_string(),
             batch: demand.batch,
@@ -317,12 +336,20 @@ impl Engine {
         authors.into_iter().collect()
     }
 
+    /// Nodes that revealed an input of an action: mostly it is one of those that its jobs name themselves.
+    fn revealers_of_need(&self, place: Place, tree: &BlobHash) -> Vec<NodeId> {
+        let first = self.state(place).and_then(|state| state.jobs.first());
+        let of = first.and_then(|(batch, job)| Some((self.batches.get(batch)?, *job)));
+        let needs =
+            of.and_then(|(of, job)| Some(of.graph.as_ref()?.needs(job).filter_map(|need| of.bindings.get(need.0 as usize)?.action())));
+        let said = needs.into_iter().flatten().flat_map(|need| self.board.about(need)).filter(|(_, record)| reveals(record, tree));
+        let nodes: BTreeSet<NodeId> = said.map(|(_, record)| NodeId(record.author_key())).collect();
+        if nodes.is_empty() { self.revealers(tree) } else { nodes.into_iter().collect() }
+    }
+
     /// Nodes that revealed a tree, or say that they have the blob.
     pub fn revealers(&self, blob: &BlobHash) -> Vec<NodeId> {
-        let revealed = self.board.of_kind(Kind::Reveal).filter(|record| {
-            let Payload::Reveal(reveal) = record.payload() else { return false };
-            std::iter::once(&reveal.outcome).chain(&reveal.again).any(|outcome| outcome.tree() == Some(*blob))
-        });
+        let revealed = self.board.of_kind(Kind::Reveal).filter(|record| reveals(record, blob));
         let have =
             self.board.of_kind(Kind::Have).filter(|record| matches!(record.payload(), Payload::Have(have) if have.blobs.contains(blob)));
         let nodes: BTreeSet<NodeId> = revealed.chain(have).map(|record| NodeId(record.author_key())).collect();
@@ -461,7 +488,10 @@ impl Engine {
         self.presence_changed(now);
         if matches!(outcome, Outcome::Failure { class: FailureClass::Fetch, .. }) {
             // Missing inputs defer the job and burn no attempt: somebody else may get them.
-            self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
+            let (times, last) = self.desk.starved.entry(lease.action).or_insert((0, now));
+            let wait = INPUT_BACKOFF.saturating_mul(1 << (*times).min(16)).min(INPUT_BACKOFF_MAX);
+            (*times, *last) = (*times + 1, now);
+            self.desk.avoid.insert(lease.action, now + wait);
             self.outputs.push_back(Output::ForgetResult(lease));
             self.event(Event::LeaseLost { lease, reason: "its inputs could not be fetched".into() });
             self.hand_back(now, vec![lease]);
@@ -469,6 +499,7 @@ impl Engine {
             self.seek_work(now);
             return;
         }
+        self.desk.starved.remove(&lease.action);
         if !outcome.is_vote() {
             // A fault that passes may be over by then; others go first.
             self.desk.avoid.insert(lease.action, now + SPOILT_BACKOFF);
@@ -610,4 +641,10 @@ impl Engine {
         let policy = self.policies.get(policy)?;
         Some(state.judge(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy)))
     }
+}
+
+/// Whether a record is a reveal of that output.
+fn reveals(record: &SharedRecord, tree: &BlobHash) -> bool {
+    let Payload::Reveal(reveal) = record.payload() else { return false };
+    std::iter::once(&reveal.outcome).chain(&reveal.again).any(|outcome| outcome.tree() == Some(*tree))
 }

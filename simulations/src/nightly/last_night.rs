@@ -14,7 +14,7 @@ use super::night::Night;
 use crate::dice::Dice;
 use crate::world::START;
 use crate::world::people::{NETWORK, People};
-use crate::world::work::{Nature, Task, Work};
+use crate::world::work::{MEMORY, Nature, Task, Work};
 
 /// How long ago.
 const AGO: Duration = Duration::from_secs(24 * 3600);
@@ -32,7 +32,7 @@ pub fn records(night: &Night, people: &People, policy: &Policy, work: &mut Work,
     let mut graph = Graph::default();
     let mut millis = Vec::new();
     for (name, cost) in &night.costs {
-        let task = Task { nature: Nature::Sound, core_seconds: cost.core_seconds, output_bytes: 0 };
+        let task = Task { nature: Nature::Sound, core_seconds: cost.core_seconds, output_bytes: 0, memory: MEMORY / 2 };
         let mut job = work.add(&format!("{name} of last night"), &[], cost.cores, "x86_64", task);
         job.recipe.clone_from(name);
         graph.jobs.push(job);
@@ -50,7 +50,7 @@ pub fn records(night: &Night, people: &People, policy: &Policy, work: &mut Work,
             let salt = dice.bytes();
             let commitment = outcome.commitment(None, &people.operators[node], &salt);
             let number = u64::from(index) * 2 + 2;
-            records.push(say(node, number, Payload::Commitment(Commitment { lease, commitment }))?);
+            records.push(say(node, number, Payload::Commitment(Commitment { lease, commitment, renewed_ago_ms: 0 }))?);
             records.push(say(node, number + 1, Payload::Reveal(reveal(lease, &outcome, salt, wall_ms).into()))?);
         }
     }

@@ -14,7 +14,6 @@ use crate::verdict::Branch;
 
 use super::super::Engine;
 use super::super::crowd::Fit;
-use super::super::io::Capacity;
 use super::super::lease::{Draws, SlotState};
 use super::super::settle::Demand;
 use super::super::voices::Voice;
@@ -127,8 +126,7 @@ impl Engine {
     ) -> Option<Timestamp> {
         let me = self.operator()?;
         let facts = demand.facts()?;
-        let need = Capacity { cores: facts.cores, memory: Self::memory_for(slot, demand) };
-        let fit = Fit { environment: &facts.environment, need, arbiter: slot.is_arbiter() };
+        let fit = Fit { arbiter: slot.is_arbiter(), ..Fit::of(facts, Self::memory_for(slot, demand)) };
         let entry = self.entry(place, slot, demand)?;
         if !entry.admits(&self.find_voice(&self.node)) || (self.config.lend.arbiter_only && !slot.is_arbiter()) {
             return None;
