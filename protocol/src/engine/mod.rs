@@ -184,7 +184,9 @@ impl Engine {
         };
         self.meet_authors();
         self.watch(now, record);
-        self.desk.propagation.hear(now, record.issued());
+        if self.has_word(record) {
+            self.desk.propagation.hear(now, record.issued());
+        }
         let replaced = self.board.take_replaced();
         if !replaced.is_empty() {
             self.outputs.push_back(Output::Forget(replaced.iter().map(|record| record.id()).collect()));
@@ -192,7 +194,7 @@ impl Engine {
         self.arm_earlier(Timer::Expiry, record.forget_at());
         self.learn(now, record);
         // What the replaced record alone said is not said any more.
-        for old in &replaced {
+        for old in replaced.iter().filter(|old| self.has_word(old)).cloned().collect::<Vec<_>>() {
             match (old.payload(), record.payload()) {
                 (Payload::Renewal(old), Payload::Renewal(new)) => {
                     let dropped = old.leases.iter().filter(|told| !new.leases.iter().any(|other| other.lease == told.lease));
@@ -247,6 +249,8 @@ impl Engine {
                 }
                 self.look_again(now, &claim.lease.action);
             }
+            // No lease is a stranger's, and it may say so of any as often as it likes.
+            Payload::Renewal(_) | Payload::HandBack(_) if !self.has_word(record) => {}
             Payload::Renewal(renewal) => {
                 for progress in renewal.leases.iter() {
                     self.look_again(now, &progress.lease.action);
@@ -327,6 +331,12 @@ impl Engine {
             return Err(Unauthorised::NotOwn);
         }
         self.members.check_authority(record)
+    }
+
+    /// Whether a member, or who is trusted, answers for a record's author, so that what it says of leases counts.
+    fn has_word(&self, record: &SharedRecord) -> bool {
+        let voice = self.board.author(&record.author_key()).map(|author| self.voice(author));
+        voice.is_some_and(|voice| voice.branch.is_some() || voice.trusted)
     }
 
     /// The operator who answers for a record's author.

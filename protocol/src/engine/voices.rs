@@ -93,7 +93,9 @@ impl Engine {
                 self.board.vouch(author);
             }
             if before != voice {
-                changed |= self.board.speaks_of_actions(author);
+                // Whose word counted for nothing and still does changes nothing: anybody can be that as often as it likes.
+                let counts = |voice: &Voice| voice.branch.is_some() || voice.trusted;
+                changed |= (counts(&before) || counts(&voice)) && self.board.speaks_of_actions(author);
                 self.sort_into_crowd(author);
             }
         }

@@ -43,6 +43,11 @@ const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
 /// ... but no longer than this. Every try costs three records that all nodes keep for a week.
 const INPUT_BACKOFF_MAX: Duration = Duration::from_secs(1800);
+/// Who could not get the inputs of so many actions of late takes nothing at all ...
+const STARVED_MAX: usize = HAND_BACKS_MAX / 2;
+/// ... for so long after the last failure: it is not the jobs, and each of them it would have to hand back, of which a
+/// HandBack lists only the latest.
+const STARVED_PAUSE: Duration = Duration::from_secs(300);
 /// How long it leaves one alone that its machine spoilt.
 const SPOILT_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a node that was restarted, or joins late, waits to hear what it missed, before it takes work by what it knows.
@@ -176,6 +181,12 @@ impl Engine {
         }
         self.desk.avoid.retain(|_, until| *until > now);
         self.desk.starved.retain(|_, (_, last)| now.since(*last) < INPUT_BACKOFF_MAX * 2);
+        if self.desk.starved.len() >= STARVED_MAX
+            && let Some(last) = self.desk.starved.values().map(|(_, last)| *last).max()
+            && now.since(last) < STARVED_PAUSE
+        {
+            return self.arm(Timer::Seek, last + STARVED_PAUSE);
+        }
         loop {
             match self.next_claim(now) {
                 Ok((action, turn)) => self.claim(now, action, turn),
@@ -292,8 +303,9 @@ impl Engine {
         let lease = LeaseRef { action: self.board.action_id(place), slot, epoch };
         let Some(order) = self.order(place, lease, &demand) else {
             // An input is in doubt since it was bound; when that is settled, it is bound anew.
+            // Where it is bound to the same, nothing else would make this node look again.
             self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF);
-            return;
+            return self.wake_at(place, Some(now + INPUT_BACKOFF));
         };
         self.queue.serve(place);
         let own = OwnLease { cores: order.action.cores, memory: order.limits.memory, log_bytes: 0, cpu_ms: 0, moved: now };
@@ -303,7 +315,14 @@ impl Engine {
         self.arm_earlier(Timer::Renew, now + self.params.lease_ttl / 3);
         let batch = demand.batch;
         let lifetime = Kind::Claim.lifetime_max();
-        if self.author(now, Payload::Claim(Claim { lease, batch, follows }), lifetime).is_some() && self.desk.leases.contains_key(&lease) {
+        let claim = self.author(now, Payload::Claim(Claim { lease, batch, follows }), lifetime);
+        if claim.is_none_or(|claim| self.board.record(&claim.id()).is_none()) {
+            // This node's records fill its share: nobody would keep the claim, or the result.
+            self.desk.avoid.insert(lease.action, now + INPUT_BACKOFF_MAX);
+            self.wake_at(place, Some(now + INPUT_BACKOFF_MAX));
+            return self.drop_lease(now, lease, "this node has said as much as a node may; it goes on when some of that has expired");
+        }
+        if self.desk.leases.contains_key(&lease) {
             // What is to be said of it if the machine dies with it; what really comes of it takes its place.
             let outcome = lost_in_silence();
             let salt = self.salt(&lease, &outcome, None);
@@ -385,7 +404,9 @@ impl Engine {
             // A larger machine's word decides whether others are asked at all, and of what says nothing of the job there is
             // nothing to copy.
             let spoilt = self.desk.results.get(&lease).is_some_and(|result| !result.outcome.is_vote());
-            if lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || enough {
+            // After a restart a result may not be committed to yet: what is revealed before counts for nothing.
+            let open = lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || enough;
+            if open && self.is_committed_to(&lease) {
                 self.reveal(now, lease);
             }
         }
@@ -515,7 +536,26 @@ impl Engine {
         self.seek_work(now);
     }
 
+    /// Whether this node has committed to a result under a lease.
+    pub(super) fn has_committed(&self, lease: &LeaseRef) -> bool {
+        let mut said = self.board.commitments(&lease.action);
+        said.any(|(record, commitment)| record.author_key() == self.node.0 && commitment.lease == *lease)
+    }
+
+    /// Whether the commitment that is known of a lease is to the result that this node has. A home that comes from a backup
+    /// may have another.
+    fn is_committed_to(&self, lease: &LeaseRef) -> bool {
+        let (Some(result), Some(operator)) = (self.desk.results.get(lease), self.operator()) else { return false };
+        let commitment = result.outcome.commitment(result.again.as_ref(), &operator, &result.salt);
+        let mut said = self.board.commitments(&lease.action);
+        said.any(|(record, said)| record.author_key() == self.node.0 && said.lease == *lease && said.commitment == commitment)
+    }
+
+    /// Commits to a result, once under each lease.
     fn commit(&mut self, now: Timestamp, lease: LeaseRef, commitment: [u8; 32]) {
+        if self.has_committed(&lease) {
+            return;
+        }
         let own = |(record, claim): &(&SharedRecord, &Claim)| record.author_key() == self.node.0 && claim.lease == lease;
         let claimed = self.board.claims(&lease.action, lease.slot).find(own).map(|(record, _)| record.issued());
         let sign = self.board.renewed(&self.node, &lease).max(claimed);
@@ -547,17 +587,15 @@ impl Engine {
     /// something since, which its peers know: that what it built is lost it says only if they have had their say.
     fn commit_restored(&mut self, now: Timestamp, heard: bool) {
         let Some(operator) = self.operator() else { return };
-        let committed = |lease: &LeaseRef| {
-            let mut said = self.board.commitments(&lease.action);
-            said.any(|(record, commitment)| record.author_key() == self.node.0 && commitment.lease == *lease)
-        };
         let building = |lease: &LeaseRef| self.desk.leases.contains_key(lease);
         let sure = |result: &OwnResult| heard || !matches!(result.outcome, Outcome::Failure { class: FailureClass::Lost, .. });
-        let results = self.desk.results.values().filter(|result| sure(result) && !building(&result.lease) && !committed(&result.lease));
+        let results =
+            self.desk.results.values().filter(|result| sure(result) && !building(&result.lease) && !self.has_committed(&result.lease));
         let missing: Vec<_> =
             results.map(|result| (result.lease, result.outcome.commitment(result.again.as_ref(), &operator, &result.salt))).collect();
         for (lease, commitment) in missing {
             self.commit(now, lease, commitment);
+            self.look_again(now, &lease.action);
         }
     }
 

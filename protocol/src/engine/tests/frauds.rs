@@ -237,3 +237,53 @@ proptest! {
         prop_assert_eq!(hear(&straight), conclusions(&net.engines[0]));
     }
 }
+
+/// A claim is forgotten after a week, a commitment after half a year. Whoever had committed alone could claim its own lease
+/// again, build something else, and prove itself a fraud.
+#[test]
+fn lease_under_which_a_node_has_committed_is_not_claimed_again() {
+    let mut net = Net::new(2, Policy::small(), Graph { jobs: vec![job("zlib", &[])] });
+    let batch = net.submit();
+    net.run(Duration::from_secs(1));
+    let lease = net.started[0].1.lease;
+    net.finish_builds();
+    net.run(Duration::from_secs(1));
+    let records: Vec<SharedRecord> = net.engines[1].board.records().filter(|record| record.kind() != Kind::Claim).cloned().collect();
+    let lend = Lend { cores: 1, ..lend() };
+    let config = Config { key: node_key(1), facts: facts(), programs: BTreeSet::new(), lend };
+    let mut later = Engine::new(net.engines[1].params.clone(), config, [9; 32], net.now);
+    later.handle(net.now, Input::Capacity(Capacity { cores: 1, memory: 4 << 30 }));
+    for record in &records {
+        later.receive(net.now, record);
+    }
+    let (now, graph) = (net.now + Duration::from_secs(60), net.graph.to_bytes());
+    while let Some(output) = later.poll_output() {
+        if let Output::Fetch { want, .. } = output {
+            later.handle(net.now, Input::Fetched { want, bytes: graph.clone().into() });
+        }
+    }
+    assert!(later.job(&batch, JobIndex(0)).is_some());
+    later.handle(now, Input::Synced);
+    later.handle_timeout(now);
+    let again = std::iter::from_fn(|| later.poll_output()).any(|output| matches!(output, Output::Start(order) if order.lease == lease));
+    assert!(!again);
+}
+
+/// What a fraud's node attested stays a fraud's: a friend who certifies the node later, with an earlier date, changes for
+/// whom it works and not who is to blame.
+#[test]
+fn fraud_that_gives_its_node_to_a_friend_stays_one() {
+    let (mut net, _) = built();
+    let (liar, truth) = revealed(&net);
+    let who = operator_key(liar).operator();
+    let other = Reveal { outcome: Outcome::Success { tree: BlobHash([66; 32]) }, ..truth };
+    say(&mut net, &node_key(liar), 900, Payload::Reveal(other.into()));
+    net.run(Duration::from_secs(61));
+    assert!(net.engines[0].members().is_proven(&who));
+    let friend = (0..3).find(|n| *n != liar).unwrap();
+    let certificate = NodeCertificate::new(&node_key(liar), &NETWORK, &operator_key(friend).operator());
+    let early =
+        Record::author(&operator_key(friend), NETWORK, 3, Timestamp(1), Timestamp::MAX, Payload::NodeCertificate(certificate.into()));
+    net.engines[0].receive(net.now, &early.unwrap());
+    assert!(net.engines[0].members().is_proven(&who));
+}

@@ -145,7 +145,7 @@ impl Engine {
         let ahead = self.ahead(&entry, fit, draws, &own, assigned);
         assigned.extend(ahead.first);
         // Another machine of this operator has the same rank: one of them goes first, the others after everybody.
-        let rank = ahead.idle + ahead.of * ahead.siblings;
+        let rank = ahead.of.saturating_mul(ahead.siblings).saturating_add(ahead.idle).min(RANKS * 2);
         // Who stood before this node and has taken something else leaves the slot to the next, but nobody has heard of that
         // at the same moment: ranks are waited for anew.
         if rank > 0 {
@@ -215,8 +215,12 @@ impl Engine {
     }
 
     /// Whether this node has claimed the lease since it could be: once is enough, and if that claim did not win, no
-    /// other of this node will.
+    /// other of this node will. Nor does it build twice under one lease: a commitment outlives the claim that it ends, and
+    /// two that differ would make it a fraud.
     fn claimed_already(&self, lease: LeaseRef, follows: ClaimTag, since: Option<Timestamp>) -> bool {
+        if self.has_committed(&lease) {
+            return true;
+        }
         let mut claims = self.board.claims(&lease.action, lease.slot);
         claims.any(|(record, claim)| {
             record.author_key() == self.node.0

@@ -203,7 +203,10 @@ impl Members {
         if self.barred.frauds.is_empty() && self.barred.proven.is_empty() {
             return false;
         }
-        let proven: BTreeSet<OperatorId> = self.barred.frauds.keys().filter_map(|node| self.operator_of(node)).collect();
+        // Whoever certified the node, with its consent: another's certificate that came later, with an earlier date, must
+        // not take the blame from who had the node.
+        let certifiers = self.barred.frauds.keys().filter_map(|node| self.nodes.get(node)).flat_map(|claims| claims.values().copied());
+        let proven: BTreeSet<OperatorId> = certifiers.collect();
         let changed = proven != self.barred.proven;
         self.barred.proven = proven;
         changed
