@@ -29,6 +29,9 @@ pub struct Args {
     /// Only so many images of the workload.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub images: Option<u64>,
+    /// So many nodes more take part in `nightly` that build nothing: they pass records on, and no engine runs for them here.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=NODES_MAX))]
+    pub relays: u64,
     /// In `nightly` nobody knows yet how long builds take; otherwise all know it from last night.
     #[arg(long)]
     pub first_night: bool,

@@ -79,7 +79,9 @@ fn run(args: &Args, nodes: usize, seed: u64, workload: Option<&Workload>) -> any
                     &made_up
                 }
             };
-            let mut outcome = nightly::run(Options { volunteers: nodes, seed, first: args.first_night, verbose: args.trace }, workload)?;
+            let relays = usize::try_from(args.relays).context("too many nodes for this machine")?;
+            let mut outcome =
+                nightly::run(Options { volunteers: nodes, relays, seed, first: args.first_night, verbose: args.trace }, workload)?;
             if args.plots.is_some() {
                 outcome.report.plots = nightly::plots::plots(&outcome);
             }

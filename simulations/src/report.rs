@@ -74,7 +74,7 @@ impl Report {
             figure("received", ledger.received as f64, "records"),
             figure("refused", ledger.refused as f64, "records"),
             figure("compared", ledger.compared as f64, "records"),
-            figure("bytes", ledger.bytes as f64 / nodes.max(1) as f64 / hours.max(1e-9) / 1e6, "MB/node/h"),
+            figure("bytes", ledger.bytes as f64 / world.population().max(1) as f64 / hours.max(1e-9) / 1e6, "MB/node/h"),
         ];
         Self {
             scenario,

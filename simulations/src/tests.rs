@@ -79,7 +79,7 @@ fn bad_arguments_are_refused_with_exit_code_2() {
 /// A small night: three images, ten volunteers.
 #[test]
 fn small_night_comes_to_its_end_and_the_same_seed_gives_the_same_trace() {
-    let options = |seed| Options { volunteers: 10, seed, first: false, verbose: false };
+    let options = |seed| Options { volunteers: 10, relays: 0, seed, first: false, verbose: false };
     let night = |seed| nightly::run(options(seed), &Workload::made_up(seed, 3, 40)).unwrap();
     let (one, again, other) = (night(1), night(1), night(2));
     for outcome in [&one, &other] {

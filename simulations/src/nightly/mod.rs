@@ -103,6 +103,8 @@ struct Run {
 pub struct Options {
     /// How many volunteers there are at a time.
     pub volunteers: usize,
+    /// How many nodes there are beside them that only pass records on.
+    pub relays: usize,
     /// What draws everything.
     pub seed: u64,
     /// Whether nobody knows yet how long builds take.
@@ -116,7 +118,7 @@ pub struct Options {
 /// # Errors
 /// A record can't be made.
 pub fn run(options: Options, workload: &Workload) -> anyhow::Result<Outcome> {
-    let Options { volunteers, seed, first, verbose } = options;
+    let Options { volunteers, relays, seed, first, verbose } = options;
     let policy = Policy::small();
     let mut work = Work::default();
     let night = Night::plan(workload, seed, &mut work);
@@ -124,7 +126,7 @@ pub fn run(options: Options, workload: &Workload) -> anyhow::Result<Outcome> {
     let (seats, bound) = seats(volunteers, seed, &night, policy.quorum, begin)?;
     let deadline = begin + bound.longest().mul_f64(TIMES_MAX) + LONGER_MAX;
     let schedule = omniscient::schedule(&night.chores, policy.quorum, &seats, begin).context("nobody could build all of it")?;
-    let mut run = Run::new(seats, seed, work, policy.clone())?;
+    let mut run = Run::new(seats, relays, seed, work, policy.clone())?;
     run.world.trace.verbose = verbose;
     if !first {
         run.kept = last_night::records(&night, &run.people, &policy, &mut run.world.work, &mut run.dice)?;
@@ -164,7 +166,7 @@ fn seats(volunteers: usize, seed: u64, night: &Night, quorum: u16, begin: Timest
 }
 
 impl Run {
-    fn new(seats: Vec<Seat>, seed: u64, work: Work, policy: Policy) -> anyhow::Result<Self> {
+    fn new(seats: Vec<Seat>, relays: usize, seed: u64, work: Work, policy: Policy) -> anyhow::Result<Self> {
         let mut dice = Dice::new(seed, "nightly");
         let stays: usize = seats.iter().map(|seat| seat.stays.len()).sum();
         // Everyone is invited by a founder and so begins a branch: the maintainer is one founder, a volunteer the other.
@@ -191,10 +193,11 @@ impl Run {
         }
         agenda.sort_unstable();
         agenda.reverse();
-        let mut weather = Weather::calm(1 + seats.len(), LATENCY, &mut dice);
+        let mut weather = Weather::calm(1 + seats.len() + relays, LATENCY, &mut dice);
         weather.loss = LOSS;
         let vacant = |_| node(&people, MAINTAINER, 0, &[], &mut dice);
         let mut world = World::new((0..=seats.len()).map(vacant).collect(), weather, work, params, seed);
+        world.add_relays(relays);
         world.compare_every = COMPARE_EVERY;
         Ok(Self { world, seats, agenda, people, kept: Vec::new(), met: 1, dice })
     }

@@ -58,6 +58,18 @@ impl Mesh {
         Self { neighbours: vec![Vec::new(); nodes], up: Vec::new(), dice: Dice::new(seed, "mesh") }
     }
 
+    /// Number of nodes, up or down.
+    pub fn len(&self) -> usize {
+        self.neighbours.len()
+    }
+
+    /// So many nodes more, which are up and stay so.
+    pub fn grow(&mut self, nodes: usize) {
+        let before = self.neighbours.len();
+        self.neighbours.resize(before + nodes, Vec::new());
+        (before..before + nodes).for_each(|node| self.join(node));
+    }
+
     /// A node comes up and looks for neighbours.
     pub fn join(&mut self, node: usize) {
         if let Err(at) = self.up.binary_search(&node) {
@@ -180,6 +192,14 @@ mod tests {
         (0..150).for_each(|node| mesh.leave(node));
         assert_eq!(whom(&mesh.spread(199, &weather)), (150..199).collect::<Vec<_>>());
         assert!(mesh.neighbours[150..].iter().all(|of| of.len() >= DEGREE_LOW && of.iter().all(|other| *other >= 150)));
+    }
+
+    #[test]
+    fn nodes_that_only_pass_on_are_reached_too() {
+        let (mut mesh, _) = mesh(20);
+        mesh.grow(480);
+        let weather = Weather::calm(500, Duration::from_millis(100), &mut Dice::new(1, "weather"));
+        assert_eq!((mesh.len(), mesh.spread(1, &weather).arrivals.len()), (500, 499));
     }
 
     /// Every node passes a record on to all neighbours but the one that it came from.

@@ -155,6 +155,16 @@ impl World {
         }
     }
 
+    /// Nodes that pass records on and are nothing else; the weather must know of them.
+    pub fn add_relays(&mut self, relays: usize) {
+        self.mesh.grow(relays);
+    }
+
+    /// Number of nodes, those among them that only pass records on.
+    pub fn population(&self) -> usize {
+        self.mesh.len()
+    }
+
     /// Everything up to `end` happens.
     pub fn run_until(&mut self, end: Timestamp) {
         while let Some(Reverse(entry)) = self.agenda.peek()
@@ -372,7 +382,8 @@ impl World {
         self.trace.add(self.now, format_args!("say {author} {:?} {}", record.kind(), record.id().short()));
         let spread = self.mesh.spread(author, &self.weather);
         self.ledger.sent(record, &spread);
-        for Arrival { after, to, from } in spread.arrivals {
+        let with_engine = self.nodes.len();
+        for Arrival { after, to, from } in spread.arrivals.into_iter().filter(|arrival| arrival.to < with_engine) {
             if self.dice.chance(self.weather.duplicates) {
                 let again = after + self.weather.delay(from, to, &mut self.dice);
                 self.after(again, Happening::Arrival { from, to, record: record.clone() });
