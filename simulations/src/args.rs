@@ -29,6 +29,9 @@ pub struct Args {
     /// Only so many images of the workload.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub images: Option<u64>,
+    /// Mean time of a message between two nodes in milliseconds, in `calm` and `faults`; otherwise the seed draws it.
+    #[arg(long, value_name = "MS", value_parser = latency_ms)]
+    pub latency_ms: Option<f64>,
     /// Writes plots of each seed into this folder, as SVG.
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
@@ -38,6 +41,12 @@ pub struct Args {
     /// Prints every event to the standard error, for whoever looks for a fault.
     #[arg(long)]
     pub trace: bool,
+}
+
+/// A latency of at most an hour.
+fn latency_ms(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    if (0.1..=3_600_000.0).contains(&value) { Ok(value) } else { Err("it is not from 0.1 to 3600000".to_owned()) }
 }
 
 /// What can be simulated.

@@ -1,0 +1,192 @@
+//! Real nodes on loopback that all tell this process what they hear.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use barnraiser_node::client::Client;
+use barnraiser_node::home::Home as NodeHome;
+use barnraiser_tests::{Home, Lend, Process, Village, batch, list, path_text, recipe, text};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use super::super::dispatch::QUORUM_ONE;
+use super::{ends, share_of};
+
+/// How soon all nodes must know each other.
+const SOON: Duration = Duration::from_secs(180);
+/// How long the last records may take after the batch is done.
+const LATE: Duration = Duration::from_secs(5);
+/// Events that are records as they come to be known.
+const RECORDS: [&str; 3] = ["claimed", "committed", "revealed"];
+
+/// A village that is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its nodes, the submitter's among them.
+    pub nodes: usize,
+    /// How many of them build, beside the submitter.
+    pub builders: usize,
+    /// Jobs of the one batch.
+    pub jobs: usize,
+    /// How long each job sleeps, which spreads the records over time.
+    pub seconds: &'static str,
+}
+
+/// What was heard.
+#[derive(Debug)]
+pub struct Heard {
+    /// For each record and each node but the first that told of it: milliseconds between the two. Sorted.
+    pub each_ms: Vec<f64>,
+    /// For each record: milliseconds until 99 % of the other nodes told of it. Sorted.
+    pub nearly_all_ms: Vec<f64>,
+    /// Records that came to be while all listened and knew the batch.
+    records: usize,
+    /// How many of these their author told of before all others.
+    author_first: usize,
+    /// How many of these some node never told of.
+    incomplete: usize,
+    /// Connections to nodes of the network: least, median and greatest.
+    peers: [f64; 3],
+    setting: Setting,
+}
+
+impl Heard {
+    /// What a reader must know of it.
+    pub fn told(&self) -> String {
+        let Self { records, author_first, incomplete, peers: [least, median, most], setting: Setting { nodes, builders, .. }, .. } = self;
+        format!(
+            "{nodes} nodes and their entry server on this machine's cores, {builders} of them build, {least:.0} to {most:.0} connections a node \
+             ({median:.0} in the median); {records} records, {author_first} of them told first by their author, {incomplete} not told by all"
+        )
+    }
+}
+
+/// A line of a node's events.
+struct Told {
+    node: usize,
+    at: Instant,
+    event: Value,
+}
+
+/// Builds the batch in such a village.
+pub fn measure(setting: Setting) -> anyhow::Result<Heard> {
+    let village = Village::new()?;
+    let (homes, _processes) = start(&village, setting)?;
+    let peers = peers(&homes)?;
+    let operators = homes.iter().map(Home::operator).collect::<Result<Vec<_>, _>>()?;
+    // More threads would only compete with the nodes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let events = listen(&runtime, &homes)?;
+    let names: Vec<String> = (0..setting.jobs).map(|job| format!("job-{job}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &names {
+        village.write(&format!("{name}.toml"), &recipe(name, "", &format!("sleep {}; echo {name} > out", setting.seconds)))?;
+    }
+    let file = village.write("batch.toml", &batch("jobs", &names))?;
+    homes[0].ok(&["submit", path_text(&file)?, "--wait", "--timeout", "300s"])?;
+    std::thread::sleep(LATE);
+    runtime.shutdown_background();
+    evaluate(setting, peers, &operators, &events.try_iter().collect::<Vec<_>>())
+}
+
+/// The submitter and the others, all of whom see each other.
+fn start(village: &Village, setting: Setting) -> anyhow::Result<(Vec<Home>, Vec<Process>)> {
+    let (entry, address) = village.bootstrap()?;
+    let policy = village.write("policy.json", QUORUM_ONE)?;
+    let founder = village.home("founder");
+    founder.init(Lend::NOTHING)?;
+    founder.ok(&["network", "create", "bench", "--policy", path_text(&policy)?, "--bootstrap", &address])?;
+    let uses = (setting.nodes - 1).to_string();
+    let ticket = text(&founder.json(&["network", "invite", "--uses", &uses])?["ticket"])?;
+    let mut processes = vec![entry, founder.start()?];
+    let mut homes = vec![founder];
+    for number in 1..setting.nodes {
+        let home = village.home(&format!("node-{number}"));
+        home.init(if number <= setting.builders { Lend::ONE_CORE } else { Lend::NOTHING })?;
+        home.ok(&["join", &ticket])?;
+        processes.push(home.start()?);
+        homes.push(home);
+    }
+    for home in &homes {
+        home.wait_present("bench", setting.nodes, SOON)?;
+    }
+    Ok((homes, processes))
+}
+
+/// Connections of the nodes to others of the network: least, median and greatest.
+fn peers(homes: &[Home]) -> anyhow::Result<[f64; 3]> {
+    let of = |home: &Home| list(&home.status()?["networks"]).iter().find_map(|network| network["peers"].as_f64()).context("no network");
+    let mut peers = homes.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
+    peers.sort_by(f64::total_cmp);
+    let [least, most] = ends(&peers);
+    Ok([least, share_of(&peers, 0.5), most])
+}
+
+/// Listens to the events of all nodes until the runtime ends.
+fn listen(runtime: &Runtime, homes: &[Home]) -> anyhow::Result<Receiver<Told>> {
+    let (tell, told) = channel();
+    let mut ready = Vec::new();
+    for (node, home) in homes.iter().enumerate() {
+        let socket = NodeHome::at(home.root())?.socket_path();
+        ready.push(runtime.spawn(subscribe(node, socket, tell.clone())));
+    }
+    // Each ends when the node has answered: then it listens.
+    for ready in ready {
+        runtime.block_on(ready)??;
+    }
+    Ok(told)
+}
+
+/// Subscribes to a node's events and passes them on with the times at which they come, in a task of its own.
+async fn subscribe(node: usize, socket: PathBuf, tell: Sender<Told>) -> anyhow::Result<()> {
+    let mut lines = Client::at(socket).get_lines::<Value>("/api/v1/events").await?;
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next().await {
+            let told = Told { node, at: Instant::now(), event: line["event"].clone() };
+            if tell.send(told).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// A record, as events name it: what it is, of which lease, by whom.
+type Key = (String, String, String);
+
+fn evaluate(setting: Setting, peers: [f64; 3], operators: &[String], told: &[Told]) -> anyhow::Result<Heard> {
+    let known = |told: &&Told| told.event["event"] == "batch-known";
+    ensure!(told.iter().filter(known).count() == setting.nodes, "not all nodes told of the batch");
+    // What is said before is kept until the graph is there: that is not how fast it spreads.
+    let ready = told.iter().filter(known).map(|told| told.at).max().context("nobody told of the batch")?;
+    let mut records: BTreeMap<Key, BTreeMap<usize, Instant>> = BTreeMap::new();
+    for Told { node, at, event } in told {
+        let kind = event["event"].as_str().unwrap_or_default();
+        if RECORDS.contains(&kind) {
+            let key = (kind.to_owned(), event["lease"].to_string(), text(&event["operator"])?);
+            records.entry(key).or_default().entry(*node).or_insert(*at);
+        }
+    }
+    let mut heard = Heard { each_ms: Vec::new(), nearly_all_ms: Vec::new(), records: 0, author_first: 0, incomplete: 0, peers, setting };
+    for ((_, _, operator), arrivals) in records {
+        let Some((first, said)) = arrivals.iter().min_by_key(|(_, at)| **at) else { continue };
+        if *said <= ready {
+            continue;
+        }
+        heard.records += 1;
+        heard.author_first += usize::from(operators[*first] == operator);
+        let mut others: Vec<f64> = arrivals.values().map(|at| at.duration_since(*said).as_secs_f64() * 1000.0).collect();
+        others.sort_by(f64::total_cmp);
+        others.remove(0);
+        let nearly_all = (setting.nodes - 1) * 99 / 100;
+        heard.nearly_all_ms.extend(others.get(nearly_all));
+        heard.incomplete += usize::from(others.len() < setting.nodes - 1);
+        heard.each_ms.extend(others);
+    }
+    heard.each_ms.sort_by(f64::total_cmp);
+    heard.nearly_all_ms.sort_by(f64::total_cmp);
+    Ok(heard)
+}
