@@ -29,6 +29,9 @@ enum Area {
     Engine,
     /// How fast records spread, among real nodes and in the simulator.
     Simulation,
+    /// Not an area: a process that carries what nodes of [`Area::Simulation`] say to each other, and takes its time.
+    #[value(hide = true)]
+    SimulationRelay,
     /// Not an area: the process whose memory [`Area::Engine`] measures.
     #[value(hide = true)]
     EngineMemory,
@@ -44,6 +47,10 @@ fn main() -> ExitCode {
             Area::Idle => ("idle", idle::measure()),
             Area::Engine => ("engine", engine::measure()),
             Area::Simulation => ("simulation", simulation::measure()),
+            Area::SimulationRelay => match simulation::relay() {
+                Ok(()) => return ExitCode::SUCCESS,
+                Err(error) => ("simulation-relay", Err(error)),
+            },
             Area::EngineMemory => match engine::child() {
                 Ok(()) => return ExitCode::SUCCESS,
                 Err(error) => ("engine-memory", Err(error)),

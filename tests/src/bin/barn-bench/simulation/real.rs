@@ -1,7 +1,9 @@
 //! Real nodes on loopback that all tell this process what they hear.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -13,12 +15,15 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::super::dispatch::QUORUM_ONE;
+use super::relay::{Delay, Order, Relay};
 use super::{ends, share_of};
 
 /// How soon all nodes must know each other.
 const SOON: Duration = Duration::from_secs(180);
 /// How long the last records may take after the batch is done.
 const LATE: Duration = Duration::from_secs(5);
+/// The port of the first node where each has a network namespace of its own: below those that systems give out.
+const PORT: usize = 20_001;
 /// Events that are records as they come to be known.
 const RECORDS: [&str; 3] = ["claimed", "committed", "revealed"];
 
@@ -33,6 +38,8 @@ pub struct Setting {
     pub jobs: usize,
     /// How long each job sleeps, which spreads the records over time.
     pub seconds: &'static str,
+    /// Mean time of a message between two nodes in milliseconds; without one it is what this machine's loopback takes.
+    pub latency_ms: Option<f64>,
 }
 
 /// What was heard.
@@ -57,8 +64,9 @@ impl Heard {
     /// What a reader must know of it.
     pub fn told(&self) -> String {
         let Self { records, author_first, incomplete, peers: [least, median, most], setting: Setting { nodes, builders, .. }, .. } = self;
+        let apart = self.setting.latency_ms.map_or(String::new(), |ms| format!(", whose messages take {ms:.0} ms in the mean"));
         format!(
-            "{nodes} nodes and their entry server on this machine's cores, {builders} of them build, {least:.0} to {most:.0} connections a node \
+            "from the first node's event of a Claim, Commitment or Reveal to another's, as HTTP brings them; {nodes} nodes and their entry server on this machine's cores{apart}, {builders} of them build, {least:.0} to {most:.0} connections a node \
              ({median:.0} in the median); {records} records, {author_first} of them told first by their author, {incomplete} not told by all"
         )
     }
@@ -74,12 +82,13 @@ struct Told {
 /// Builds the batch in such a village.
 pub fn measure(setting: Setting) -> anyhow::Result<Heard> {
     let village = Village::new()?;
-    let (homes, _processes) = start(&village, setting)?;
-    let peers = peers(&homes)?;
+    let running = start(&village, setting)?;
+    let homes = &running.homes;
+    let peers = peers(homes)?;
     let operators = homes.iter().map(Home::operator).collect::<Result<Vec<_>, _>>()?;
     // More threads would only compete with the nodes.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let events = listen(&runtime, &homes)?;
+    let events = listen(&runtime, homes)?;
     let names: Vec<String> = (0..setting.jobs).map(|job| format!("job-{job}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for name in &names {
@@ -92,28 +101,80 @@ pub fn measure(setting: Setting) -> anyhow::Result<Heard> {
     evaluate(setting, peers, &operators, &events.try_iter().collect::<Vec<_>>())
 }
 
+/// A village that runs. It ends with the value, what carries the messages last.
+struct Running {
+    homes: Vec<Home>,
+    _processes: Vec<Process>,
+    _relays: Vec<Relay>,
+}
+
 /// The submitter and the others, all of whom see each other.
-fn start(village: &Village, setting: Setting) -> anyhow::Result<(Vec<Home>, Vec<Process>)> {
-    let (entry, address) = village.bootstrap()?;
+fn start(village: &Village, setting: Setting) -> anyhow::Result<Running> {
+    // The first is the entry server's.
+    let mut relays = match setting.latency_ms {
+        Some(_) => (0..=setting.nodes).map(|_| Relay::start()).collect::<Result<Vec<_>, _>>()?,
+        None => Vec::new(),
+    };
+    let (entry, address) = village.bootstrap_as(|program| match relays.first() {
+        Some(relay) => relay.command(program),
+        None => Command::new(program),
+    })?;
+    if let Some(latency_ms) = setting.latency_ms {
+        connect(village, &mut relays, &address, latency_ms)?;
+    }
     let policy = village.write("policy.json", QUORUM_ONE)?;
-    let founder = village.home("founder");
-    founder.init(Lend::NOTHING)?;
-    founder.ok(&["network", "create", "bench", "--policy", path_text(&policy)?, "--bootstrap", &address])?;
-    let uses = (setting.nodes - 1).to_string();
-    let ticket = text(&founder.json(&["network", "invite", "--uses", &uses])?["ticket"])?;
-    let mut processes = vec![entry, founder.start()?];
-    let mut homes = vec![founder];
-    for number in 1..setting.nodes {
+    let mut ticket = String::new();
+    let mut processes = vec![entry];
+    let mut homes: Vec<Home> = Vec::new();
+    for number in 0..setting.nodes {
         let home = village.home(&format!("node-{number}"));
-        home.init(if number <= setting.builders { Lend::ONE_CORE } else { Lend::NOTHING })?;
-        home.ok(&["join", &ticket])?;
-        processes.push(home.start()?);
+        home.init(if (1..=setting.builders).contains(&number) { Lend::ONE_CORE } else { Lend::NOTHING })?;
+        if number == 0 {
+            home.ok(&["network", "create", "bench", "--policy", path_text(&policy)?, "--bootstrap", &address])?;
+            let uses = (setting.nodes - 1).to_string();
+            ticket = text(&home.json(&["network", "invite", "--uses", &uses])?["ticket"])?;
+        } else {
+            home.ok(&["join", &ticket])?;
+        }
+        processes.push(match relays.get(number + 1) {
+            Some(relay) => {
+                let settings = home.root().join("barn.toml");
+                let fixed = fs::read_to_string(&settings)?.replace("/tcp/0", &format!("/tcp/{}", PORT + number));
+                fs::write(&settings, fixed)?;
+                let log = File::create(home.log())?;
+                let outputs = (log.try_clone()?, log);
+                home.start_with(|command| {
+                    *command = relay.inside(command);
+                    command.stdin(Stdio::null()).stdout(outputs.0).stderr(outputs.1);
+                })?
+            }
+            None => home.start()?,
+        });
         homes.push(home);
     }
     for home in &homes {
         home.wait_present("bench", setting.nodes, SOON)?;
     }
-    Ok((homes, processes))
+    Ok(Running { homes, _processes: processes, _relays: relays })
+}
+
+/// Tells all relays of all the others. Distances are spread as the simulator draws them (its `weather.rs`): each node has
+/// its own, from 0.1 to 0.6 of the mean latency, and three tenths of the mean are drawn for each message.
+fn connect(village: &Village, relays: &mut [Relay], entry: &str, latency_ms: f64) -> anyhow::Result<()> {
+    let entry = entry.split('/').nth(4).and_then(|port| port.parse().ok()).context("the entry server's address has no port")?;
+    let socket = |number: usize| village.path(&format!("relay-{number}.sock"));
+    let port = |number: usize| anyhow::Ok(if number == 0 { entry } else { u16::try_from(PORT + number - 1)? });
+    // Multiples of the golden ratio are spread evenly, however many there are.
+    let distance = |number: usize| 0.1 + 0.5 * (number as f64 * 0.618_033_988_75).fract();
+    let count = relays.len();
+    for (number, relay) in relays.iter_mut().enumerate() {
+        relay.tell(&Order::Own { port: port(number)?, socket: socket(number) })?;
+        for other in (0..count).filter(|other| *other != number) {
+            let delay = Delay { fixed_ms: latency_ms * (distance(number) + distance(other)), jitter_ms: latency_ms * 0.3 };
+            relay.tell(&Order::Other { port: port(other)?, socket: socket(other), delay })?;
+        }
+    }
+    Ok(())
 }
 
 /// Connections of the nodes to others of the network: least, median and greatest.
