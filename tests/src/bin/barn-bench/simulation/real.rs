@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::super::dispatch::QUORUM_ONE;
+use super::super::idle::cpu_s;
 use super::relay::{Delay, Order, Relay};
 use super::{ends, share_of};
 
@@ -57,17 +58,22 @@ pub struct Heard {
     incomplete: usize,
     /// Connections to nodes of the network: least, median and greatest.
     peers: [f64; 3],
+    /// Processor time of all nodes and the entry server while the batch was built, for each of these records, in milliseconds.
+    pub processor_ms: f64,
     setting: Setting,
 }
 
 impl Heard {
     /// What a reader must know of it.
     pub fn told(&self) -> String {
-        let Self { records, author_first, incomplete, peers: [least, median, most], setting: Setting { nodes, builders, .. }, .. } = self;
-        let apart = self.setting.latency_ms.map_or(String::new(), |ms| format!(", whose messages take {ms:.0} ms in the mean"));
+        let Self { records, author_first, incomplete, peers: [least, median, most], processor_ms, setting, .. } = self;
+        let Setting { nodes, builders, latency_ms, .. } = setting;
+        let apart = latency_ms.map_or(String::new(), |ms| format!(", whose messages take {ms:.0} ms in the mean"));
         format!(
-            "from the first node's event of a Claim, Commitment or Reveal to another's, as HTTP brings them; {nodes} nodes and their entry server on this machine's cores{apart}, {builders} of them build, {least:.0} to {most:.0} connections a node \
-             ({median:.0} in the median); {records} records, {author_first} of them told first by their author, {incomplete} not told by all"
+            "from the first node's event of a Claim, Commitment or Reveal to another's, as HTTP brings them; {nodes} nodes and their entry \
+             server on this machine's cores{apart}, {builders} of them build, {least:.0} to {most:.0} connections a node ({median:.0} in the \
+             median); {records} records, {author_first} of them told first by their author, {incomplete} not told by all; the processes \
+             took {processor_ms:.0} ms of processor time a record together"
         )
     }
 }
@@ -95,16 +101,20 @@ pub fn measure(setting: Setting) -> anyhow::Result<Heard> {
         village.write(&format!("{name}.toml"), &recipe(name, "", &format!("sleep {}; echo {name} > out", setting.seconds)))?;
     }
     let file = village.write("batch.toml", &batch("jobs", &names))?;
+    let before = processor_s(&running.processes)?;
     homes[0].ok(&["submit", path_text(&file)?, "--wait", "--timeout", "300s"])?;
+    let processor_s = processor_s(&running.processes)? - before;
     std::thread::sleep(LATE);
     runtime.shutdown_background();
-    evaluate(setting, peers, &operators, &events.try_iter().collect::<Vec<_>>())
+    let mut heard = evaluate(setting, peers, &operators, &events.try_iter().collect::<Vec<_>>())?;
+    heard.processor_ms = processor_s * 1000.0 / heard.records.max(1) as f64;
+    Ok(heard)
 }
 
 /// A village that runs. It ends with the value, what carries the messages last.
 struct Running {
     homes: Vec<Home>,
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
     _relays: Vec<Relay>,
 }
 
@@ -155,7 +165,7 @@ fn start(village: &Village, setting: Setting) -> anyhow::Result<Running> {
     for home in &homes {
         home.wait_present("bench", setting.nodes, SOON)?;
     }
-    Ok(Running { homes, _processes: processes, _relays: relays })
+    Ok(Running { homes, processes, _relays: relays })
 }
 
 /// Tells all relays of all the others. Distances are spread as the simulator draws them (its `weather.rs`): each node has
@@ -184,6 +194,11 @@ fn peers(homes: &[Home]) -> anyhow::Result<[f64; 3]> {
     peers.sort_by(f64::total_cmp);
     let [least, most] = ends(&peers);
     Ok([least, share_of(&peers, 0.5), most])
+}
+
+/// Processor time of processes so far, in seconds; that of builds is not theirs.
+fn processor_s(processes: &[Process]) -> anyhow::Result<f64> {
+    processes.iter().map(|process| cpu_s(process.pid())).sum()
 }
 
 /// Listens to the events of all nodes until the runtime ends.
@@ -231,7 +246,16 @@ fn evaluate(setting: Setting, peers: [f64; 3], operators: &[String], told: &[Tol
             records.entry(key).or_default().entry(*node).or_insert(*at);
         }
     }
-    let mut heard = Heard { each_ms: Vec::new(), nearly_all_ms: Vec::new(), records: 0, author_first: 0, incomplete: 0, peers, setting };
+    let mut heard = Heard {
+        each_ms: Vec::new(),
+        nearly_all_ms: Vec::new(),
+        records: 0,
+        author_first: 0,
+        incomplete: 0,
+        peers,
+        processor_ms: 0.0,
+        setting,
+    };
     for ((_, _, operator), arrivals) in records {
         let Some((first, said)) = arrivals.iter().min_by_key(|(_, at)| **at) else { continue };
         if *said <= ready {
@@ -250,4 +274,44 @@ fn evaluate(setting: Setting, peers: [f64; 3], operators: &[String], told: &[Tol
     heard.each_ms.sort_by(f64::total_cmp);
     heard.nearly_all_ms.sort_by(f64::total_cmp);
     Ok(heard)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    const SETTING: Setting = Setting { nodes: 3, builders: 1, jobs: 2, seconds: "0", latency_ms: None };
+
+    /// Three nodes that tell of the batch within 10 ms, and then what is given: node, milliseconds, lease.
+    fn heard(claims: &[(usize, u64, u32)]) -> Heard {
+        let start = Instant::now();
+        let told = |node, ms, event| Told { node, at: start + Duration::from_millis(ms), event };
+        let batch = (0..3).map(|node| told(node, 5 * node as u64, json!({ "event": "batch-known" })));
+        let claims =
+            claims.iter().map(|(node, ms, lease)| told(*node, *ms, json!({ "event": "claimed", "lease": lease, "operator": "op-1" })));
+        let operators = ["op-0", "op-1", "op-2"].map(str::to_owned);
+        evaluate(SETTING, [2.0; 3], &operators, &batch.chain(claims).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn first_to_tell_of_a_record_is_what_others_are_measured_against() {
+        let heard = heard(&[(0, 27, 1), (1, 20, 1), (2, 21, 1), (2, 90, 1)]);
+        assert_eq!((heard.each_ms, heard.nearly_all_ms), (vec![1.0, 7.0], vec![7.0]));
+        assert_eq!((heard.records, heard.author_first, heard.incomplete), (1, 1, 0));
+    }
+
+    #[test]
+    fn records_from_before_the_batch_was_known_to_all_are_left_out() {
+        assert_eq!(heard(&[(1, 9, 1), (0, 12, 1), (2, 13, 1)]).records, 0);
+    }
+
+    #[test]
+    fn record_that_a_node_never_told_of_is_known_to_nearly_nobody() {
+        let heard = heard(&[(2, 20, 1), (1, 22, 1)]);
+        assert_eq!((heard.each_ms, heard.nearly_all_ms), (vec![2.0], vec![]));
+        assert_eq!((heard.author_first, heard.incomplete), (0, 1));
+    }
 }

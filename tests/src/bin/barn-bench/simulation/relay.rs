@@ -211,3 +211,16 @@ fn unit() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     (RandomState::new().hash_one(0) >> 12) as f64 / (1_u64 << 52) as f64 + f64::EPSILON
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_delay_is_what_was_asked_for() {
+        let delay = Delay { fixed_ms: 70.0, jitter_ms: 30.0 };
+        let total: Duration = (0..20_000).map(|_| delay.draw()).sum();
+        let mean_ms = total.as_secs_f64() / 20.0;
+        assert!((99.0..101.0).contains(&mean_ms), "{mean_ms}");
+    }
+}
