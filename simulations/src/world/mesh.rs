@@ -18,8 +18,9 @@ const DEGREE: usize = 8;
 const DEGREE_LOW: usize = 4;
 /// ... and above which it takes no more.
 const DEGREE_HIGH: usize = 16;
-/// Members to which a node keeps connections. Its own records it sends to all of them at once, not to its neighbours only
-/// (gossipsub's flood publishing): a network of so few hears everything from its author.
+/// Members to which a node keeps connections (`Limits::peers_per_network` of `bootstrap`). Its own records it sends to all of
+/// them at once, not to its neighbours only (gossipsub's flood publishing): a network of so few hears everything from its
+/// author.
 const CONNECTIONS: usize = 32;
 /// How often a node tells others what it has heard of.
 const HEARTBEAT: Duration = Duration::from_secs(1);
