@@ -13,7 +13,7 @@ cache = $(firstword $(wildcard /usr/lib/ccache/bin /usr/lib64/ccache /usr/lib/cc
 cargo = $(if $(cache),PATH="$(cache):$$PATH" )cargo
 
 # What end-to-end tests, the demo and the benchmarks start.
-programs := -p barnraiser-node -p barnraiser-bootstrap -p barnraiser-tests --bins
+programs := -p barnraiser-node -p barnraiser-bootstrap -p barnraiser-tests -p barnraiser-simulations --bins
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
@@ -44,9 +44,9 @@ lint: setup ## format, clippy with warnings denied, the rules of the house (test
 	$(cargo) clippy --workspace --all-targets -- --deny warnings
 	$(cargo) nextest run -p barnraiser-tests --test tidy
 
-bench: setup-build ## figures, as a table and into target/bench: AREA=dispatch|idle|… or all
+bench: setup-build ## figures, as a table and into target/bench: AREA=dispatch|idle|engine|simulation or all
 	$(cargo) build $(programs)
-	$(cargo) run -p barnraiser-tests --bin barn-bench -- $(AREA)
+	$(target)/debug/barn-bench $(AREA)
 
 doc: ## the book (with mdbook) and the reference of the code
 	@if command -v mdbook >/dev/null; then mdbook build docs --dest-dir "$$(realpath -m $(target))/book" && echo "the book: $(target)/book/index.html"; \

@@ -35,6 +35,9 @@ pub struct Args {
     /// In `nightly` nobody knows yet how long builds take; otherwise all know it from last night.
     #[arg(long)]
     pub first_night: bool,
+    /// Mean time of a message between two nodes in milliseconds, in `calm` and `faults`; otherwise the seed draws it.
+    #[arg(long, value_name = "MS", value_parser = latency_ms)]
+    pub latency_ms: Option<f64>,
     /// Writes plots of each seed into this folder, as SVG.
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
@@ -44,6 +47,12 @@ pub struct Args {
     /// Prints every event to the standard error, for whoever looks for a fault.
     #[arg(long)]
     pub trace: bool,
+}
+
+/// A latency of at most an hour.
+fn latency_ms(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    if (0.1..=3_600_000.0).contains(&value) { Ok(value) } else { Err("it is not from 0.1 to 3600000".to_owned()) }
 }
 
 /// What can be simulated.

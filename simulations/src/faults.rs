@@ -121,9 +121,16 @@ struct Sample {
     cut_off: usize,
 }
 
-/// Runs the scenario, or the same network without faults. `verbose` prints every event.
+/// As [`run_with`], with the latency that the seed draws.
+#[cfg(test)]
 pub fn run(nodes: usize, seed: u64, calm: bool, verbose: bool) -> anyhow::Result<Report> {
-    let mut run = Run::new(nodes, seed, calm)?;
+    run_with(nodes, seed, calm, None, verbose)
+}
+
+/// Runs the scenario, or the same network without faults, with messages that take `latency` in the mean or as the seed
+/// draws it. `verbose` prints every event.
+pub fn run_with(nodes: usize, seed: u64, calm: bool, latency: Option<Duration>, verbose: bool) -> anyhow::Result<Report> {
+    let mut run = Run::new(nodes, seed, calm, latency)?;
     run.world.trace.verbose = verbose;
     run.trouble();
     run.heal();
@@ -144,7 +151,7 @@ pub fn run(nodes: usize, seed: u64, calm: bool, verbose: bool) -> anyhow::Result
 }
 
 impl Run {
-    fn new(nodes: usize, seed: u64, calm: bool) -> anyhow::Result<Self> {
+    fn new(nodes: usize, seed: u64, calm: bool, latency: Option<Duration>) -> anyhow::Result<Self> {
         let mut dice = Dice::new(seed, "faults");
         let plan = if calm { Plan::calm(nodes, &mut dice) } else { Plan::draw(nodes, &mut dice) };
         let society = Society {
@@ -182,8 +189,9 @@ impl Run {
                 node
             })
             .collect();
-        let latency = Duration::from_millis(10 + dice.below(200) as u64);
-        let mut weather = Weather::calm(nodes, latency, &mut dice);
+        // Drawn in any case, so that the rest of the run is the same.
+        let drawn = Duration::from_millis(10 + dice.below(200) as u64);
+        let mut weather = Weather::calm(nodes, latency.unwrap_or(drawn), &mut dice);
         if !calm {
             weather.loss = dice.between(0.0, 0.1);
             weather.duplicates = dice.between(0.0, 0.1);

@@ -56,8 +56,11 @@ pub struct Ledger {
     pub records: BTreeMap<Kind, u64>,
     /// Bytes of all copies of these that were sent, and of what comparisons brought.
     pub bytes: u64,
-    /// Milliseconds until 99 of 100 nodes had a record, of those that were gossiped.
-    pub spreads_ms: Vec<u64>,
+    /// Microseconds until 99 of 100 nodes had a record, of those that were gossiped.
+    pub spreads_us: Vec<u64>,
+    /// Tenths of a millisecond from the saying of a record to its arrival at a node → how often it took so long. Whole
+    /// nights have too many arrivals to keep each.
+    pub hearings: BTreeMap<u64, u64>,
     /// Records that reached a node, by gossip or comparison, known or not.
     pub received: u64,
     /// Records that a node refused.
@@ -131,7 +134,10 @@ impl Ledger {
         *self.records.entry(record.kind()).or_default() += 1;
         self.bytes += record.bytes().len() as u64 * spread.copies;
         let nearly_all = spread.arrivals.len() * 99 / 100;
-        self.spreads_ms.extend(spread.arrivals.get(nearly_all).map(|arrival| arrival.after.as_millis() as u64));
+        self.spreads_us.extend(spread.arrivals.get(nearly_all).map(|arrival| arrival.after.as_micros() as u64));
+        for arrival in &spread.arrivals {
+            *self.hearings.entry(arrival.after.as_micros() as u64 / 100).or_default() += 1;
+        }
     }
 
     /// A comparison brings a record.
@@ -156,9 +162,22 @@ impl Ledger {
         share_of(&self.waits_ms, 0.5)
     }
 
-    /// The time in milliseconds within which 99 of 100 records were known to 99 of 100 nodes.
-    pub fn spread_ms(&self) -> u64 {
-        share_of(&self.spreads_ms, 0.99)
+    /// The time in milliseconds within which that share of all records was known to 99 of 100 nodes.
+    pub fn spread_ms(&self, share: f64) -> f64 {
+        share_of(&self.spreads_us, share) as f64 / 1000.0
+    }
+
+    /// The time in milliseconds within which that share of all nodes had a record, over all records; 0 where there are none.
+    pub fn hearing_ms(&self, share: f64) -> f64 {
+        let all: u64 = self.hearings.values().sum();
+        let mut below = (all as f64 * share) as u64;
+        for (tenths, count) in &self.hearings {
+            if below < *count {
+                return *tenths as f64 / 10.0;
+            }
+            below -= count;
+        }
+        self.hearings.last_key_value().map_or(0.0, |(tenths, _)| *tenths as f64 / 10.0)
     }
 }
 

@@ -20,6 +20,7 @@ mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -67,8 +68,10 @@ fn write_plot(args: &Args, plot: &Plot) -> anyhow::Result<()> {
 
 fn run(args: &Args, nodes: usize, seed: u64, workload: Option<&Workload>) -> anyhow::Result<Report> {
     match args.scenario {
-        Scenario::Faults => faults::run(nodes, seed, false, args.trace),
-        Scenario::Calm => faults::run(nodes, seed, true, args.trace),
+        Scenario::Faults | Scenario::Calm => {
+            let latency = args.latency_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0));
+            faults::run_with(nodes, seed, args.scenario == Scenario::Calm, latency, args.trace)
+        }
         Scenario::Nightly => {
             let made_up;
             let workload = match workload {

@@ -68,12 +68,24 @@ fn bad_arguments_are_refused_with_exit_code_2() {
         "faults --seeds 0",
         "nightly --images 0",
         "nightly --workload",
+        "calm --latency-ms 0",
+        "calm --latency-ms fast",
     ];
     for line in lines {
         let error = Args::try_parse_from(std::iter::once("barnraiser-simulations").chain(line.split_whitespace())).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}: {error}");
     }
     assert!(Args::try_parse_from(["barnraiser-simulations", "faults", "--nodes", "3", "--seed", "7", "--json"]).is_ok());
+}
+
+#[test]
+fn records_take_as_long_as_the_latency_that_was_asked_for_says() {
+    let heard = |ms| {
+        let report = faults::run_with(NODES, 1, true, Some(std::time::Duration::from_millis(ms)), false).unwrap();
+        report.figures.iter().find(|figure| figure.name == "calm.heard").unwrap().value
+    };
+    let (near, far) = (heard(10), heard(200));
+    assert!((5.0..15.0).contains(&near) && (100.0..300.0).contains(&far), "{near} {far}");
 }
 
 /// A small night: three images, ten volunteers.

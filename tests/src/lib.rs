@@ -175,7 +175,15 @@ impl Village {
     /// # Errors
     /// It does not start.
     pub fn bootstrap(&self) -> anyhow::Result<(Process, String)> {
-        let mut command = Command::new(self.programs.join("barn-bootstrap"));
+        self.bootstrap_as(Command::new)
+    }
+
+    /// As [`Village::bootstrap`], with the command that `of` makes of the program's path.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn bootstrap_as(&self, of: impl FnOnce(PathBuf) -> Command) -> anyhow::Result<(Process, String)> {
+        let mut command = of(self.programs.join("barn-bootstrap"));
         command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
         for name in FOREIGN {
             command.env_remove(name);

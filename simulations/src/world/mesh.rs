@@ -1,6 +1,7 @@
 //! Who passes records on to whom: a mesh as gossipsub keeps it, with the figures of `bootstrap`'s swarm.
 //!
-//! A record goes from its author to its neighbours, who check it and pass it on to theirs the first time that they get it.
+//! A record goes from its author to all who are connected to it, who check it and pass it on to their neighbours the first
+//! time that they get it.
 //! Whom no neighbour reached learns of it from the ids that every node tells some others once a second (gossipsub's IHAVE),
 //! and asks for it.
 
@@ -17,6 +18,10 @@ const DEGREE: usize = 8;
 const DEGREE_LOW: usize = 4;
 /// ... and above which it takes no more.
 const DEGREE_HIGH: usize = 16;
+/// Members to which a node keeps connections (`Limits::peers_per_network` of `bootstrap`). Its own records it sends to all of
+/// them at once, not to its neighbours only (gossipsub's flood publishing): a network of so few hears everything from its
+/// author.
+const CONNECTIONS: usize = 32;
 /// How often a node tells others what it has heard of.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often somebody whom no neighbour reached asks in vain before only a comparison of sets helps.
@@ -104,9 +109,29 @@ impl Mesh {
         }
     }
 
+    /// Whom a node is connected to: its neighbours, and in a network of more than there are connections some others, drawn
+    /// anew each time.
+    fn connected(&mut self, node: usize) -> Vec<usize> {
+        if self.up.len() <= CONNECTIONS + 1 {
+            return self.up.iter().copied().filter(|other| *other != node).collect();
+        }
+        let mut connected = self.neighbours[node].clone();
+        for _ in 0..CONNECTIONS * 4 {
+            if connected.len() >= CONNECTIONS {
+                break;
+            }
+            let other = *self.dice.pick(&self.up);
+            if other != node && !connected.contains(&other) {
+                connected.push(other);
+            }
+        }
+        connected
+    }
+
     /// How a record that `author` says now reaches the others, through those who are up and not cut off.
     pub fn spread(&mut self, author: usize, weather: &Weather) -> Spread {
         let mut spread = Spread::default();
+        let connected = self.connected(author);
         let mut best: Vec<Option<Duration>> = vec![None; self.neighbours.len()];
         let mut reached = vec![false; self.neighbours.len()];
         let mut agenda = BinaryHeap::from([Reverse((Duration::ZERO, author, author))]);
@@ -118,7 +143,8 @@ impl Mesh {
                 spread.arrivals.push(Arrival { after, to: node, from });
             }
             let checked = if node == author { after } else { after + self.dice.exponential(RELAY) };
-            for to in self.neighbours[node].iter().copied().filter(|to| *to != from) {
+            let whom = if node == author { &connected } else { &self.neighbours[node] };
+            for to in whom.iter().copied().filter(|to| *to != from) {
                 spread.copies += 1;
                 let Some(delay) = weather.carry(node, to, &mut self.dice) else { continue };
                 let at = checked + delay;
@@ -202,11 +228,24 @@ mod tests {
         assert_eq!((mesh.len(), mesh.spread(1, &weather).arrivals.len()), (500, 499));
     }
 
-    /// Every node passes a record on to all neighbours but the one that it came from.
+    /// Every node passes a record on to all neighbours but the one that it came from; those who have it from an author who
+    /// is no neighbour have nobody to leave out.
     #[test]
-    fn copies_are_as_many_as_links_have_ends_less_one_a_node() {
+    fn copies_are_as_many_as_links_have_ends_and_what_the_author_sends_beside() {
         let (mut mesh, weather) = mesh(300);
         let ends: usize = mesh.neighbours.iter().map(Vec::len).sum();
-        assert_eq!(mesh.spread(0, &weather).copies, (ends - 299) as u64);
+        let beside = CONNECTIONS - mesh.neighbours[0].len();
+        let spread = mesh.spread(0, &weather);
+        let strangers = spread.arrivals.iter().filter(|at| at.from == 0 && !mesh.neighbours[0].contains(&at.to)).count();
+        assert_eq!(spread.copies, (ends + beside - 299 + strangers) as u64);
+    }
+
+    #[test]
+    fn few_nodes_are_all_connected_to_each_other_and_many_to_some() {
+        assert_eq!(mesh(CONNECTIONS + 1).0.connected(0), (1..=CONNECTIONS).collect::<Vec<_>>());
+        let mut connected = mesh(300).0.connected(0);
+        connected.sort_unstable();
+        connected.dedup();
+        assert_eq!(connected.len(), CONNECTIONS);
     }
 }

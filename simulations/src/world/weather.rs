@@ -6,6 +6,8 @@ use crate::dice::Dice;
 
 /// The mean share of a message's latency that is drawn anew for each; the rest is the pair's distance.
 const JITTER: f64 = 0.3;
+/// No message is faster, not even within one machine.
+const LATENCY_MIN: Duration = Duration::from_micros(100);
 
 /// What the network does to messages.
 #[derive(Debug, Clone)]
@@ -58,7 +60,7 @@ impl Weather {
     pub fn delay(&self, from: usize, to: usize, dice: &mut Dice) -> Duration {
         let share = self.distance[from] + self.distance[to] - dice.unit().max(1e-9).ln() * JITTER;
         let slow = if dice.chance(self.stragglers) { 20.0 } else { 1.0 };
-        self.latency.mul_f64(share * slow).max(Duration::from_millis(1))
+        self.latency.mul_f64(share * slow).max(LATENCY_MIN)
     }
 
     /// Cuts the network into `parts`, drawn node by node.

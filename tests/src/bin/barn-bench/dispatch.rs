@@ -24,6 +24,10 @@ const SOON: Duration = Duration::from_secs(60);
 /// Builders say that they are free again at most every 300 ms; they are idle only when the others have heard it.
 const REST: Duration = Duration::from_millis(700);
 
+/// A policy by which each job is built once.
+pub const QUORUM_ONE: &str = r#"{"name": "one", "quorum": 1, "slots": 1, "voters": "invited", "inputs": "cross-verified",
+    "release": "cross-verified", "release-needs-trusted": false}"#;
+
 /// Measures.
 pub fn measure() -> anyhow::Result<Vec<Figure>> {
     eprintln!("dispatch: {SAMPLES} submits to four builders, then {JOBS} jobs at once, here and with Buildbot; takes about six minutes");
@@ -86,9 +90,7 @@ fn latency() -> anyhow::Result<Figure> {
 /// workers, which `tests/peers/buildbot.py` sets up.
 fn throughput() -> anyhow::Result<Figure> {
     let village = Village::new()?;
-    let policy = r#"{"name": "one", "quorum": 1, "slots": 1, "voters": "invited", "inputs": "cross-verified",
-        "release": "cross-verified", "release-needs-trusted": false}"#;
-    let policy = village.write("policy.json", policy)?;
+    let policy = village.write("policy.json", QUORUM_ONE)?;
     let (submitter, nodes) = builders(&village, path_text(&policy)?)?;
     let names: Vec<String> = (0..JOBS).map(|job| format!("job-{job}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -56,6 +56,12 @@ impl Figure {
         Self { better: "higher", met: figure.value.is_some_and(|value| value >= goal), ..figure }
     }
 
+    /// A figure that was measured for comparison: nothing is promised of it, so its goal is infinite, in JSON `null`.
+    pub fn shown(name: &'static str, unit: &'static str, value: f64, runs: usize, spread: [f64; 2], note: String) -> Self {
+        let goal = f64::INFINITY;
+        Self { name, value: Some(value), unit, better: "lower", goal, met: true, against: BTreeMap::new(), runs, spread, note }
+    }
+
     /// A figure that could not be measured, with the reason.
     pub const fn missing(name: &'static str, unit: &'static str, goal: f64, note: String) -> Self {
         Self { name, value: None, unit, better: "lower", goal, met: false, against: BTreeMap::new(), runs: 0, spread: [0.0, 0.0], note }
@@ -82,15 +88,14 @@ pub fn folder() -> anyhow::Result<PathBuf> {
 
 /// Prints the table and writes `target/bench/AREA.json`.
 pub fn report(area: &str, figures: &[Figure]) -> anyhow::Result<()> {
-    println!("{:<38} {:>10} {:<8} {:>8}  {:<4} {:>5}  spread", "figure", "value", "unit", "goal", "met", "runs");
+    println!("{:<42} {:>10} {:<8} {:>8}  {:<4} {:>5}  spread", "figure", "value", "unit", "goal", "met", "runs");
     for figure in figures {
         let value = figure.value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
         let met = if figure.met { "yes" } else { "NO" };
+        // Nothing was promised.
+        let goal = if figure.goal.is_finite() { format!("{:.1}", figure.goal) } else { "-".to_owned() };
         let [least, most] = figure.spread;
-        println!(
-            "{:<38} {value:>10} {:<8} {:>8.1}  {met:<4} {:>5}  {least:.2} to {most:.2}",
-            figure.name, figure.unit, figure.goal, figure.runs
-        );
+        println!("{:<42} {value:>10} {:<8} {goal:>8}  {met:<4} {:>5}  {least:.2} to {most:.2}", figure.name, figure.unit, figure.runs);
         println!("    {}", figure.note);
     }
     let file = folder()?.join(format!("{area}.json"));

@@ -19,7 +19,7 @@ const NETWORKS: [&str; 2] = ["one", "two"];
 const NODES: [&str; 6] = ["ada", "bea", "cyd", "dot", "eve", "fay"];
 
 /// CPU time of a process, in seconds.
-fn cpu_s(pid: u32) -> anyhow::Result<f64> {
+pub fn cpu_s(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let behind_name = stat.rsplit_once(')').context("no process")?.1;
     let fields: Vec<&str> = behind_name.split_whitespace().collect();

@@ -5,6 +5,7 @@ mod dispatch;
 mod engine;
 mod figure;
 mod idle;
+mod simulation;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,11 @@ enum Area {
     Idle,
     /// The engine alone.
     Engine,
+    /// How fast records spread, among real nodes and in the simulator.
+    Simulation,
+    /// Not an area: a process that carries what nodes of [`Area::Simulation`] say to each other, and takes its time.
+    #[value(hide = true)]
+    SimulationRelay,
     /// Not an area: the process whose memory [`Area::Engine`] measures.
     #[value(hide = true)]
     EngineMemory,
@@ -33,13 +39,18 @@ enum Area {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let areas = if arguments.areas.is_empty() { vec![Area::Dispatch, Area::Idle, Area::Engine] } else { arguments.areas };
+    let areas = if arguments.areas.is_empty() { vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation] } else { arguments.areas };
     let mut failed = false;
     for area in areas {
         let (name, measured) = match area {
             Area::Dispatch => ("dispatch", dispatch::measure()),
             Area::Idle => ("idle", idle::measure()),
             Area::Engine => ("engine", engine::measure()),
+            Area::Simulation => ("simulation", simulation::measure()),
+            Area::SimulationRelay => match simulation::relay() {
+                Ok(()) => return ExitCode::SUCCESS,
+                Err(error) => ("simulation-relay", Err(error)),
+            },
             Area::EngineMemory => match engine::child() {
                 Ok(()) => return ExitCode::SUCCESS,
                 Err(error) => ("engine-memory", Err(error)),
