@@ -108,6 +108,13 @@ pub(super) struct Desk {
 }
 
 impl Desk {
+    /// Results for an action that this node has not revealed.
+    pub fn results_of(&self, action: &ActionId) -> impl Iterator<Item = &OwnResult> {
+        let least = LeaseRef { action: *action, slot: SlotNo(0), epoch: 0 };
+        let greatest = LeaseRef { slot: SlotNo(u16::MAX), epoch: u32::MAX, ..least };
+        self.results.range(least..=greatest).map(|(_, result)| result)
+    }
+
     /// Until when this node leaves an action alone.
     pub fn avoided(&self, action: &ActionId) -> Option<Timestamp> {
         self.avoid.get(action).copied()

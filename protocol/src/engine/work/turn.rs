@@ -14,6 +14,7 @@ use crate::verdict::Branch;
 
 use super::super::Engine;
 use super::super::crowd::Fit;
+use super::super::io::OwnResult;
 use super::super::lease::{Draws, SlotState};
 use super::super::settle::Demand;
 use super::super::voices::Voice;
@@ -80,7 +81,14 @@ impl Engine {
             return None;
         }
         let memory = self.desk.free.memory.min(self.config.lend.memory);
-        let had_its_turn = state.slots.iter().any(mine);
+        // A result that waits to be opened is this operator's word, under whichever slot: another build would add nothing.
+        let first = self.attempt_first_slot(action);
+        let waits = |result: &OwnResult| {
+            let slot = result.lease.slot;
+            result.outcome.is_vote() && slot.0 >= first && !slot.is_arbiter() && !is_larger(slot)
+        };
+        let has_result = self.desk.results_of(action).any(waits);
+        let had_its_turn = has_result || state.slots.iter().any(mine);
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let mut assigned = BTreeSet::new();
         let mut best: Option<Turn> = None;
