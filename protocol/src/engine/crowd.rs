@@ -167,6 +167,11 @@ impl Crowd {
         lately.count() as f64 / LATELY.as_secs_f64()
     }
 
+    /// Whether no other machine takes work.
+    pub fn is_empty_but_for(&self, node: &NodeId) -> bool {
+        self.peers.keys().all(|other| other == node)
+    }
+
     /// Number of machines that take work.
     pub fn present(&self) -> usize {
         self.peers.len()

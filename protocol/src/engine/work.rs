@@ -594,6 +594,8 @@ impl Engine {
     /// something since, which its peers know: that what it built is lost it says only if they have had their say.
     fn commit_restored(&mut self, now: Timestamp, heard: bool) {
         let Some(operator) = self.operator() else { return };
+        // Nobody else is there who could know of anything.
+        let heard = heard || self.crowd.is_empty_but_for(&self.node);
         let building = |lease: &LeaseRef| self.desk.leases.contains_key(lease);
         let sure = |result: &OwnResult| heard || !matches!(result.outcome, Outcome::Failure { class: FailureClass::Lost, .. });
         let results =
@@ -604,6 +606,14 @@ impl Engine {
             self.commit(now, lease, commitment);
             self.look_again(now, &lease.action);
         }
+        // What can't be said for sure is given back, so that nobody waits for it.
+        let unsaid = |result: &&OwnResult| !self.desk.leases.contains_key(&result.lease) && !self.has_committed(&result.lease);
+        let unsure: Vec<LeaseRef> = self.desk.results.values().filter(unsaid).map(|result| result.lease).collect();
+        for lease in &unsure {
+            self.desk.results.remove(lease);
+            self.outputs.push_back(Output::ForgetResult(*lease));
+        }
+        self.hand_back(now, unsure);
     }
 
     /// After a restart, once the records are back: leases of builds that died with the process are handed back. What is

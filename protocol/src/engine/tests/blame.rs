@@ -305,3 +305,29 @@ fn bad_day_ends_with_the_jobs_that_can_be_built() {
     let states: Vec<JobState> = (0..4).map(|index| net.job(0, &batch, index).state).collect();
     assert_eq!(states, [JobState::CrossVerified, JobState::Failed, JobState::CrossVerified, JobState::CrossVerified]);
 }
+
+/// Where nobody else is there to ask, a node that died says at once what became of its build, and goes on.
+#[test]
+fn only_builder_goes_on_after_it_died() {
+    let policy = Policy { quorum: 1, slots: 1, ..Policy::small() };
+    let mut net = Net::new(2, policy, one_job());
+    let batch = net.submit();
+    net.run(Duration::from_secs(1));
+    let lend = Lend { cores: 1, ..lend() };
+    let config = Config { key: node_key(1), facts: facts(), programs: BTreeSet::new(), lend };
+    let mut again = Engine::new(net.engines[0].params.clone(), config, [9; 32], net.now);
+    for record in net.engines[1].board.records() {
+        again.receive(net.now, record);
+    }
+    for ((_, _), result) in net.kept.iter().filter(|((of, _), _)| *of == 1) {
+        again.handle(net.now, Input::Restore(result.clone()));
+    }
+    again.hand_back_lost(net.now);
+    again.handle(net.now, Input::Capacity(Capacity { cores: 1, memory: 4 << 30 }));
+    net.engines[1] = again;
+    net.started.clear();
+    net.run(Duration::from_secs(20));
+    assert_eq!(net.started.len(), 1, "it builds again");
+    net.finish_builds();
+    assert_eq!(net.engines[0].batch_result(&batch), Some(true));
+}
