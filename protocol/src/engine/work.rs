@@ -1,5 +1,6 @@
 //! This node's own part: it claims leases, keeps them, commits to results and reveals them.
 
+mod sources;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use crate::blame::{PROOF_SLOT, is_larger};
 use crate::bounded::{BoundedString, BoundedVec};
-use crate::id::{ActionId, BatchId, BlobHash, NodeId};
+use crate::id::{ActionId, BatchId, BlobHash};
 use crate::outcome::{FailureClass, Outcome, Particulars};
 use crate::record::payload::{
     Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal,
@@ -354,34 +355,6 @@ impl Engine {
         })
     }
 
-    /// Authors of the batches whose jobs stand for the action.
-    pub fn submitters(&self, action: &ActionId) -> Vec<NodeId> {
-        let Some(state) = self.state_of(action) else { return Vec::new() };
-        let authors: BTreeSet<NodeId> =
-            state.jobs.iter().filter_map(|(batch, _)| Some(NodeId(self.batches.get(batch)?.record.author_key()))).collect();
-        authors.into_iter().collect()
-    }
-
-    /// Nodes that revealed an input of an action: mostly it is one of those that its jobs name themselves.
-    fn revealers_of_need(&self, place: Place, tree: &BlobHash) -> Vec<NodeId> {
-        let first = self.state(place).and_then(|state| state.jobs.first());
-        let of = first.and_then(|(batch, job)| Some((self.batches.get(batch)?, *job)));
-        let needs =
-            of.and_then(|(of, job)| Some(of.graph.as_ref()?.needs(job).filter_map(|need| of.bindings.get(need.0 as usize)?.action())));
-        let said = needs.into_iter().flatten().flat_map(|need| self.board.about(need)).filter(|(_, record)| reveals(record, tree));
-        let nodes: BTreeSet<NodeId> = said.map(|(_, record)| NodeId(record.author_key())).collect();
-        if nodes.is_empty() { self.revealers(tree) } else { nodes.into_iter().collect() }
-    }
-
-    /// Nodes that revealed a tree, or say that they have the blob.
-    pub fn revealers(&self, blob: &BlobHash) -> Vec<NodeId> {
-        let revealed = self.board.of_kind(Kind::Reveal).filter(|record| reveals(record, blob));
-        let have =
-            self.board.of_kind(Kind::Have).filter(|record| matches!(record.payload(), Payload::Have(have) if have.blobs.contains(blob)));
-        let nodes: BTreeSet<NodeId> = revealed.chain(have).map(|record| NodeId(record.author_key())).collect();
-        nodes.into_iter().collect()
-    }
-
     /// Looks after this node's leases and results of an action, after anything about it changed.
     pub(super) fn mind_own(&mut self, now: Timestamp, place: Place, demand: Option<&Demand>) {
         if self.desk.leases.is_empty() && self.desk.results.is_empty() {
@@ -696,10 +669,4 @@ impl Engine {
         let policy = self.policies.get(policy)?;
         Some(state.judge(verdict(&self.attestations(action), self.attempt_first_slot(action), &self.members, policy)))
     }
-}
-
-/// Whether a record is a reveal of that output.
-fn reveals(record: &SharedRecord, tree: &BlobHash) -> bool {
-    let Payload::Reveal(reveal) = record.payload() else { return false };
-    std::iter::once(&reveal.outcome).chain(&reveal.again).any(|outcome| outcome.tree() == Some(*tree))
 }
