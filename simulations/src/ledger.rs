@@ -75,8 +75,10 @@ pub struct Ledger {
     pub builds_lost: u64,
     /// All builds that have ended in any way, in the order of their ends.
     pub spans: Vec<Span>,
-    /// Batch → when the first node knew that all its jobs are settled.
+    /// Batch → when the first node knew that all of it is built.
     pub done: BTreeMap<BatchId, Timestamp>,
+    /// Batch → when the first node thought that a job of it has failed for good, and all others have ended.
+    pub given_up: BTreeMap<BatchId, Timestamp>,
     /// Machines that a job brought down.
     pub killed: u64,
     /// Jobs that were tried on a larger machine.
@@ -104,8 +106,9 @@ impl Ledger {
                 self.ready.entry(*action).or_insert(now);
             }
             Output::Event(Event::LeaseLost { reason, .. }) if reason.starts_with("another builder") => self.conflicts += 1,
-            Output::Event(Event::BatchDone { batch, .. }) => {
-                self.done.entry(*batch).or_insert(now);
+            Output::Event(Event::BatchDone { batch, ok }) => {
+                let done = if *ok { &mut self.done } else { &mut self.given_up };
+                done.entry(*batch).or_insert(now);
             }
             Output::Event(Event::LeaseLost { reason, .. }) if reason.starts_with("nothing was printed") => self.still += 1,
             Output::Event(Event::Resting { .. }) => self.rests += 1,

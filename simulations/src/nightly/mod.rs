@@ -251,6 +251,9 @@ impl Run {
             if let Some(done) = self.world.ledger.done.get(batch) {
                 return Some(*done);
             }
+            if let Some(at) = self.world.ledger.given_up.get(batch).copied() {
+                self.world.checks.fault("ending", at, "a node thinks that the batch has failed, and nothing fails here".into());
+            }
             if self.world.now >= deadline || !self.world.checks.faults.is_empty() {
                 return None;
             }
