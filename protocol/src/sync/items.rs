@@ -51,6 +51,11 @@ impl ItemSet {
         self.starting_at(0).map(|(_, item)| item)
     }
 
+    /// All items, in order, as they lie in memory: for those who compare whole sets.
+    pub fn slices(&self) -> impl Iterator<Item = &[ItemKey]> {
+        self.chunks.iter().map(|chunk| chunk.items.as_slice())
+    }
+
     /// The chunk that holds `key` or would.
     fn chunk_of(&self, key: &ItemKey) -> usize {
         let at = self.chunks.partition_point(|chunk| chunk.last < *key);

@@ -64,7 +64,7 @@ impl Checks {
     }
 
     /// Looks at what an engine wants at the moment it says so.
-    pub fn said(&mut self, engine: &Engine, (node, now): (usize, Timestamp), output: &Output, work: &Work) {
+    pub fn said(&mut self, engine: &Engine, (node, now): (usize, Timestamp), output: &Output, work: &mut Work) {
         let found = match output {
             Output::Event(Event::Verdict { action, .. }) => votes::check(engine, action, work).map_err(|what| ("votes", what)),
             Output::Start(order) => policy::check_start(engine, order).map_err(|what| ("policy", what)),

@@ -35,7 +35,7 @@ pub fn revealed(engine: &Engine, action: &ActionId) -> BTreeMap<OperatorId, BTre
 }
 
 /// Checks all verdicts of an action.
-pub fn check(engine: &Engine, action: &ActionId, work: &Work) -> Result<(), String> {
+pub fn check(engine: &Engine, action: &ActionId, work: &mut Work) -> Result<(), String> {
     let words = revealed(engine, action);
     let mut batches: Vec<BatchId> = engine.jobs_of(action).into_iter().map(|(batch, _)| batch).collect();
     batches.dedup();
@@ -43,12 +43,12 @@ pub fn check(engine: &Engine, action: &ActionId, work: &Work) -> Result<(), Stri
         let Some(verdict) = engine.verdict_of(&batch, action) else { continue };
         let Some(policy) = super::policy_of(engine, &batch) else { continue };
         check_verdict(engine, &verdict, policy, &words).map_err(|what| format!("{}: {what}: {verdict:?}", action.short()))?;
-        let Some(action) = engine.action(action).filter(|_| verdict.state == VerdictState::CrossVerified) else { continue };
         // Liars never agree with each other, so what the quorum agrees on is what honest machines make.
-        if let Some(truth) = work.truth(&action)
+        if verdict.state == VerdictState::CrossVerified
+            && let Some(truth) = work.truth_of(action, || engine.action(action))
             && verdict.outcome.as_ref() != Some(&truth)
         {
-            return Err(format!("{}: a lie is cross-verified: {verdict:?}", action.id().short()));
+            return Err(format!("{}: a lie is cross-verified: {verdict:?}", action.short()));
         }
     }
     Ok(())

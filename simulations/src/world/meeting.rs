@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use barnraiser_protocol::engine::Input;
+use barnraiser_protocol::engine::{Engine, Input};
 use barnraiser_protocol::id::RecordId;
-use barnraiser_protocol::sync::CUT_AHEAD;
-use barnraiser_protocol::time::Timestamp;
+use barnraiser_protocol::sync::{CUT_AHEAD, ItemSet};
 
 use super::{Happening, World};
 
@@ -39,11 +38,13 @@ impl World {
             return;
         }
         let cut = self.nodes[from].clock(self.now) + CUT_AHEAD;
-        let (Some(ours), Some(theirs)) = (self.items(from, cut), self.items(to, cut)) else { return };
-        let (gives, takes) = differences(ours, theirs);
+        let (Some(ours), Some(theirs)) = (self.items(from), self.items(to)) else { return };
+        let (gives, takes) = differences(Run::from(ours.slices(), cut), Run::from(theirs.slices(), cut));
         for (giver, taker, ids) in [(from, to, gives), (to, from, takes)] {
             let Some(engine) = &self.nodes[giver].engine else { return };
-            let news: Vec<_> = ids.iter().filter_map(|id| engine.record(id).cloned()).collect();
+            // Nothing is shown that a crash could undo.
+            let shown = ids.iter().filter(|id| !self.nodes[giver].unwritten.contains(*id));
+            let news: Vec<_> = shown.filter_map(|id| engine.record(id).cloned()).collect();
             let turn = self.weather.delay(giver, taker, &mut self.dice);
             for (number, record) in news.iter().enumerate() {
                 let turns = u32::try_from(number / TURN_RECORDS).unwrap_or(u32::MAX) + 1;
@@ -56,11 +57,8 @@ impl World {
         }
     }
 
-    /// What a node shows to another, in order: nothing that a crash could undo, nothing that is about to be forgotten.
-    fn items(&self, node: usize, cut: Timestamp) -> Option<impl Iterator<Item = (Timestamp, RecordId)> + '_> {
-        let machine = &self.nodes[node];
-        let all = machine.engine.as_ref()?.items().iter();
-        Some(all.filter(move |(at, id)| *at >= cut && !machine.unwritten.contains(id)))
+    fn items(&self, node: usize) -> Option<&ItemSet> {
+        self.nodes[node].engine.as_ref().map(Engine::items)
     }
 
     pub(super) fn learnt(&mut self, node: usize, life: u32) {
@@ -70,25 +68,56 @@ impl World {
     }
 }
 
-/// What only `ours` has, and what only `theirs` has, both in order. In one pass and without a copy: sets are large, and
-/// mostly nearly the same.
-fn differences<T: Ord>(
-    mut ours: impl Iterator<Item = (T, RecordId)>,
-    mut theirs: impl Iterator<Item = (T, RecordId)>,
+/// An ordered set, from the least item that has not been looked at.
+struct Run<'a, T, S> {
+    head: &'a [(T, RecordId)],
+    rest: S,
+}
+
+impl<'a, T: Ord + Copy, S: Iterator<Item = &'a [(T, RecordId)]>> Run<'a, T, S> {
+    /// All of `slices` but what is about to be forgotten, before `cut`.
+    fn from(rest: S, cut: T) -> Self {
+        let mut run = Self { head: &[], rest };
+        while run.first().is_some_and(|(at, _)| *at < cut) {
+            run.skip(run.head.partition_point(|(at, _)| *at < cut));
+        }
+        run
+    }
+
+    fn first(&mut self) -> Option<&'a (T, RecordId)> {
+        while self.head.is_empty() {
+            self.head = self.rest.next()?;
+        }
+        self.head.first()
+    }
+
+    fn skip(&mut self, items: usize) {
+        self.head = &self.head[items..];
+    }
+}
+
+/// What only `ours` has, and what only `theirs` has, both in order. In one pass, by stretches that are the same and without
+/// a copy: sets are large, and mostly nearly the same.
+fn differences<'a, T: Ord + Copy + 'a>(
+    mut ours: Run<'a, T, impl Iterator<Item = &'a [(T, RecordId)]>>,
+    mut theirs: Run<'a, T, impl Iterator<Item = &'a [(T, RecordId)]>>,
 ) -> (Vec<RecordId>, Vec<RecordId>) {
     let (mut gives, mut takes) = (Vec::new(), Vec::new());
-    let (mut our, mut their) = (ours.next(), theirs.next());
     loop {
-        match (&our, &their) {
+        match (ours.first(), theirs.first()) {
             (None, None) => return (gives, takes),
-            (Some(here), there) if there.as_ref().is_none_or(|there| here < there) => {
+            (Some(here), there) if there.is_none_or(|there| here < there) => {
                 gives.push(here.1);
-                our = ours.next();
+                ours.skip(1);
             }
-            (Some(here), Some(there)) if here == there => (our, their) = (ours.next(), theirs.next()),
+            (Some(here), Some(there)) if here == there => {
+                let same = ours.head.iter().zip(theirs.head).take_while(|(here, there)| here == there).count();
+                ours.skip(same);
+                theirs.skip(same);
+            }
             (_, Some(there)) => {
                 takes.push(there.1);
-                their = theirs.next();
+                theirs.skip(1);
             }
             (Some(_), None) => return (gives, takes), // the second arm takes it
         }
@@ -101,10 +130,17 @@ mod tests {
 
     #[test]
     fn each_gets_what_only_the_other_has() {
-        let set = |numbers: &[u8]| numbers.iter().map(|number| (*number, RecordId([*number; 32]))).collect::<Vec<_>>().into_iter();
+        let set = |numbers: &[u8]| numbers.iter().map(|number| (*number, RecordId([*number; 32]))).collect::<Vec<_>>();
         let ids = |numbers: &[u8]| numbers.iter().map(|number| RecordId([*number; 32])).collect::<Vec<_>>();
-        assert_eq!(differences(set(&[1, 2, 4, 6]), set(&[2, 3, 6, 7, 8])), (ids(&[1, 4]), ids(&[3, 7, 8])));
-        assert_eq!(differences(set(&[]), set(&[5])), (ids(&[]), ids(&[5])));
-        assert_eq!(differences(set(&[5]), set(&[])), (ids(&[5]), ids(&[])));
+        let compare = |ours: &[u8], theirs: &[u8], pieces: usize, cut: u8| {
+            let (ours, theirs) = (set(ours), set(theirs));
+            differences(Run::from(ours.chunks(pieces), cut), Run::from(theirs.chunks(pieces + 1), cut))
+        };
+        for pieces in 1..5 {
+            assert_eq!(compare(&[1, 2, 4, 6], &[2, 3, 6, 7, 8], pieces, 0), (ids(&[1, 4]), ids(&[3, 7, 8])));
+            assert_eq!(compare(&[1, 2, 4, 6], &[2, 3, 6, 7, 8], pieces, 4), (ids(&[4]), ids(&[7, 8])));
+            assert_eq!(compare(&[], &[5], pieces, 0), (ids(&[]), ids(&[5])));
+            assert_eq!(compare(&[5], &[], pieces, 6), (ids(&[]), ids(&[])));
+        }
     }
 }

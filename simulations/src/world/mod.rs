@@ -270,7 +270,7 @@ impl World {
         if let Some(engine) = &machine.engine {
             for output in &machine.outbox[new..] {
                 self.ledger.said(self.now, output);
-                self.checks.said(engine, (node, clock), output, &self.work);
+                self.checks.said(engine, (node, clock), output, &mut self.work);
             }
         }
         self.flush(node);

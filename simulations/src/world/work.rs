@@ -8,7 +8,7 @@ use barnraiser_protocol::action::{Action, Environment, Rootfs, Step};
 use barnraiser_protocol::bounded::{BoundedString, BoundedVec};
 use barnraiser_protocol::engine::BuildOrder;
 use barnraiser_protocol::graph::{Graph, Job, JobIndex, JobKind, JobNeed, Limits};
-use barnraiser_protocol::id::BlobHash;
+use barnraiser_protocol::id::{ActionId, BlobHash};
 use barnraiser_protocol::outcome::{FailureClass, Outcome, Particulars};
 use barnraiser_protocol::policy::Policy;
 use barnraiser_protocol::record::payload::{Batch, Priority};
@@ -52,6 +52,8 @@ pub struct Work {
     blobs: BTreeMap<BlobHash, Arc<[u8]>>,
     holders: BTreeMap<BlobHash, BTreeSet<usize>>,
     lengths: BTreeMap<BlobHash, u64>,
+    /// What was asked of before, by [`Work::truth_of`].
+    truths: BTreeMap<ActionId, Option<Outcome>>,
 }
 
 impl Work {
@@ -99,6 +101,17 @@ impl Work {
     /// The task of an action.
     pub fn task(&self, action: &Action) -> Option<&Task> {
         self.tasks.get(&action.steps.first()?.script)
+    }
+
+    /// What honest machines make of the action `id`, which `action` gives; `None` where each makes something else, or where
+    /// the action can't be had. It is asked for at every verdict of every node and worked out once.
+    pub fn truth_of(&mut self, id: &ActionId, action: impl FnOnce() -> Option<Action>) -> Option<Outcome> {
+        if let Some(known) = self.truths.get(id) {
+            return known.clone();
+        }
+        let truth = self.truth(&action()?);
+        self.truths.insert(*id, truth.clone());
+        truth
     }
 
     /// What honest machines make of an action; `None` where each makes something else.
