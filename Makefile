@@ -12,6 +12,10 @@ target := $(or $(CARGO_TARGET_DIR),target)
 cache = $(firstword $(wildcard /usr/lib/ccache/bin /usr/lib64/ccache /usr/lib/ccache))
 cargo = $(if $(cache),PATH="$(cache):$$PATH" )cargo
 
+# Built whole: what is kept for incremental builds at times doesn't fit the next commit, and then nothing links. Who compiles all
+# day long calls cargo by hand.
+export CARGO_INCREMENTAL ?= 0
+
 # What end-to-end tests, the demo and the benchmarks start.
 programs := -p barnraiser-node -p barnraiser-bootstrap -p barnraiser-tests -p barnraiser-simulations --bins
 

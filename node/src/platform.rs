@@ -201,14 +201,7 @@ mod tests {
     use super::*;
 
     fn environment() -> Environment {
-        Environment {
-            rootfs: Rootfs::Host,
-            os: std::env::consts::OS.into(),
-            arch: BTreeSet::new(),
-            isa: String::new(),
-            features: BTreeSet::new(),
-            programs: BTreeSet::new(),
-        }
+        Environment::host(std::env::consts::OS, [])
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Builds in real sandboxes: what they can do, what they can't see, and how each limit ends them.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -50,14 +50,7 @@ impl Bench {
             sources: Vec::new(),
             needs: Vec::new(),
             vars: BTreeMap::new(),
-            environment: Environment {
-                rootfs: Rootfs::Host,
-                os: "linux".into(),
-                arch: BTreeSet::new(),
-                isa: String::new(),
-                features: BTreeSet::new(),
-                programs: BTreeSet::new(),
-            },
+            environment: Environment::host("linux", []),
             shell: vec!["sh".into(), "-e".into()],
             steps: steps.iter().map(|&(name, script)| Step { name: name.into(), script: script.into() }).collect(),
             outputs: BTreeMap::new(),

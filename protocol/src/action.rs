@@ -79,6 +79,21 @@ pub struct Environment {
     pub programs: BTreeSet<String>,
 }
 
+impl Environment {
+    /// The machine's own tools, on any machine of that operating system and one of those architectures; of any where none
+    /// is given.
+    pub fn host<const N: usize>(os: &str, arch: [&str; N]) -> Self {
+        Self {
+            rootfs: Rootfs::Host,
+            os: os.into(),
+            arch: arch.into_iter().map(str::to_owned).collect(),
+            isa: String::new(),
+            features: BTreeSet::new(),
+            programs: BTreeSet::new(),
+        }
+    }
+}
+
 /// One step: its name and the text that the shell runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {

@@ -61,6 +61,13 @@ pub struct JobNeed {
     pub only: Vec<String>,
 }
 
+impl JobNeed {
+    /// All outputs of `job`, at `at`, without what it needs itself.
+    pub fn all(job: JobIndex, at: impl Into<String>) -> Self {
+        Self { job, at: at.into(), closure: false, only: Vec::new() }
+    }
+}
+
 /// One vertex: an action whose needs are not digests yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -263,17 +270,10 @@ pub(crate) mod tests {
             kind: JobKind::Build,
             sources: Vec::new(),
             needs: (needs.iter())
-                .map(|(need, closure)| JobNeed { job: JobIndex(*need), at: format!("/needs/{need}"), closure: *closure, only: Vec::new() })
+                .map(|(need, closure)| JobNeed { closure: *closure, ..JobNeed::all(JobIndex(*need), format!("/needs/{need}")) })
                 .collect(),
             vars: BTreeMap::new(),
-            environment: Environment {
-                rootfs: crate::action::Rootfs::Host,
-                os: "linux".into(),
-                arch: BTreeSet::new(),
-                isa: String::new(),
-                features: BTreeSet::new(),
-                programs: BTreeSet::new(),
-            },
+            environment: Environment::host("linux", []),
             shell: vec!["sh".into()],
             steps: vec![Step { name: "build".into(), script: format!("make {name}") }],
             outputs: BTreeMap::new(),

@@ -122,7 +122,7 @@ impl Outcome {
 
 /// What an operator says beside an outcome. Not compared between builders. Who built twice says it of both builds:
 /// times are added, and the log holds one after the other.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 pub struct Particulars {
     /// The log, as a blob; absent where nothing ran.
     pub log: Option<BlobHash>,

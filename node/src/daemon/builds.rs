@@ -374,13 +374,5 @@ fn failure(class: FailureClass, stage: &str) -> Outcome {
 }
 
 fn nothing_ran() -> Particulars {
-    Particulars {
-        log: None,
-        log_length: 0,
-        wall_ms: 0,
-        cpu_ms: 0,
-        memory_peak: 0,
-        fingerprint: crate::platform::Platform::this().fingerprint(),
-        sandbox: barnraiser_protocol::bounded::BoundedString::default(),
-    }
+    Particulars { fingerprint: crate::platform::Platform::this().fingerprint(), ..Particulars::default() }
 }

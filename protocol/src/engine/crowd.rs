@@ -208,7 +208,6 @@ impl Crowd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::Rootfs;
     use crate::bounded::{BoundedString, BoundedVec};
     use crate::id::ActionId;
     use crate::record::payload::SlotNo;
@@ -238,14 +237,7 @@ mod tests {
     }
 
     fn environment(arch: &str) -> Environment {
-        Environment {
-            rootfs: Rootfs::Host,
-            os: "linux".into(),
-            arch: BTreeSet::from([arch.to_owned()]),
-            isa: String::new(),
-            features: BTreeSet::new(),
-            programs: BTreeSet::new(),
-        }
+        Environment::host("linux", [arch])
     }
 
     fn need(cores: u16) -> Capacity {

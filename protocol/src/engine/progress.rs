@@ -49,21 +49,8 @@ impl Engine {
             let reason = format!("nothing was printed and no CPU time used for {} s", now.since(progress.moved).as_secs());
             self.event(Event::LeaseLost { lease, reason });
             let outcome = Outcome::Failure { class: FailureClass::NoProgress, stage: BoundedString::cut(crate::blame::STAGE_UNKNOWN) };
-            let particulars = Particulars { log_length: progress.log_bytes, cpu_ms: progress.cpu_ms, ..nothing_known() };
+            let particulars = Particulars { log_length: progress.log_bytes, cpu_ms: progress.cpu_ms, ..Particulars::default() };
             self.finish(now, lease, (outcome, None), particulars);
         }
-    }
-}
-
-/// What can be said of a build that its machine did not end itself.
-pub(super) fn nothing_known() -> Particulars {
-    Particulars {
-        log: None,
-        log_length: 0,
-        wall_ms: 0,
-        cpu_ms: 0,
-        memory_peak: 0,
-        fingerprint: BoundedString::default(),
-        sandbox: BoundedString::default(),
     }
 }

@@ -25,7 +25,6 @@ use super::Engine;
 use super::crowd::Fit;
 use super::io::{BuildOrder, Capacity, Event, Output, OwnResult, Timer};
 use super::lease::SlotState;
-use super::progress::nothing_known;
 use super::propagation::Propagation;
 use super::settle::Demand;
 use turn::Turn;
@@ -334,7 +333,7 @@ impl Engine {
             // What is to be said of it if the machine dies with it; what really comes of it takes its place.
             let outcome = lost_in_silence();
             let salt = self.salt(&lease, &outcome, None);
-            let lost = OwnResult { lease, outcome, again: None, salt, particulars: nothing_known() };
+            let lost = OwnResult { lease, outcome, again: None, salt, particulars: Particulars::default() };
             self.outputs.push_back(Output::PersistResult(lost));
             self.outputs.push_back(Output::Start(order));
         }

@@ -2,13 +2,13 @@
 //! operating system: images of different devices that share their toolchain.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::action::{Environment, Rootfs, Step};
+use crate::action::{Environment, Step};
 use crate::graph::{JobKind, JobNeed, Limits};
 
 fn job(name: &str, device: &str, needs: &[u32]) -> Job {
@@ -18,20 +18,9 @@ fn job(name: &str, device: &str, needs: &[u32]) -> Job {
         cell: BTreeMap::from([("device".to_owned(), device.to_owned())]),
         kind: JobKind::Build,
         sources: Vec::new(),
-        needs: needs
-            .iter()
-            .enumerate()
-            .map(|(at, need)| JobNeed { job: JobIndex(*need), at: format!("/needs/{at}"), closure: false, only: Vec::new() })
-            .collect(),
+        needs: needs.iter().enumerate().map(|(at, need)| JobNeed::all(JobIndex(*need), format!("/needs/{at}"))).collect(),
         vars: BTreeMap::from([("DEVICE".to_owned(), device.to_owned())]),
-        environment: Environment {
-            rootfs: Rootfs::Host,
-            os: "linux".into(),
-            arch: BTreeSet::from(["x86_64".into()]),
-            isa: String::new(),
-            features: BTreeSet::new(),
-            programs: BTreeSet::new(),
-        },
+        environment: Environment::host("linux", ["x86_64"]),
         shell: vec!["sh".into(), "-e".into()],
         steps: vec![Step { name: "build".into(), script: format!("make -C {name} -j$BARN_CORES install DESTDIR=/build/out") }],
         outputs: BTreeMap::from([("out".to_owned(), "out".to_owned())]),

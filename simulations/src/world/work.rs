@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use barnraiser_protocol::action::{Action, Environment, Rootfs, Step};
+use barnraiser_protocol::action::{Action, Environment, Step};
 use barnraiser_protocol::bounded::{BoundedString, BoundedVec};
 use barnraiser_protocol::engine::BuildOrder;
 use barnraiser_protocol::graph::{Graph, Job, JobIndex, JobKind, JobNeed, Limits};
@@ -61,12 +61,7 @@ impl Work {
     pub fn add(&mut self, name: &str, needs: &[usize], cores: u16, arch: &str, task: Task) -> Job {
         let limits = Limits { memory: MEMORY, disk: 1 << 30, wall: Duration::from_secs(86_400), silent: Duration::from_secs(600) };
         self.tasks.insert(name.to_owned(), task);
-        let need = |need: &usize| JobNeed {
-            job: JobIndex(u32::try_from(*need).unwrap_or(u32::MAX)),
-            at: format!("/needs/{need}"),
-            closure: false,
-            only: Vec::new(),
-        };
+        let need = |need: &usize| JobNeed::all(JobIndex(u32::try_from(*need).unwrap_or(u32::MAX)), format!("/needs/{need}"));
         Job {
             recipe: name.to_owned(),
             version: "1".into(),
@@ -75,14 +70,7 @@ impl Work {
             sources: Vec::new(),
             needs: needs.iter().map(need).collect(),
             vars: BTreeMap::new(),
-            environment: Environment {
-                rootfs: Rootfs::Host,
-                os: "linux".into(),
-                arch: BTreeSet::from([arch.to_owned()]),
-                isa: String::new(),
-                features: BTreeSet::new(),
-                programs: BTreeSet::new(),
-            },
+            environment: Environment::host("linux", [arch]),
             shell: vec!["sh".into(), "-e".into()],
             steps: vec![Step { name: "build".into(), script: name.to_owned() }],
             outputs: BTreeMap::from([("out".to_owned(), "out".to_owned())]),
@@ -215,13 +203,6 @@ pub fn particulars(order: &BuildOrder, took: Duration) -> Particulars {
 
 /// The same, of a build that took no time.
 pub fn unmeasured() -> Particulars {
-    Particulars {
-        log: None,
-        log_length: 0,
-        wall_ms: 0,
-        cpu_ms: 0,
-        memory_peak: 1 << 20,
-        fingerprint: BoundedString::cut("linux"),
-        sandbox: BoundedString::cut("simulated"),
-    }
+    let (fingerprint, sandbox) = (BoundedString::cut("linux"), BoundedString::cut("simulated"));
+    Particulars { memory_peak: 1 << 20, fingerprint, sandbox, ..Particulars::default() }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use barnraiser_protocol::action::{Environment, Rootfs, Step};
+use barnraiser_protocol::action::{Environment, Step};
 use barnraiser_protocol::bounded::{BoundedString, BoundedVec};
 use barnraiser_protocol::engine::{Capacity, Config, Engine, Input, Lend, Output, Params};
 use barnraiser_protocol::evidence::Evidence;
@@ -180,14 +180,7 @@ fn job(name: &str, needs: &[u32]) -> Job {
             .map(|n| JobNeed { job: JobIndex(*n), at: format!("/needs/{n}"), closure: true, only: vec!["lib/**".into()] })
             .collect(),
         vars: [("DEVICE".to_owned(), "RPi5".to_owned())].into(),
-        environment: Environment {
-            rootfs: Rootfs::Host,
-            os: "linux".into(),
-            arch: BTreeSet::from(["x86_64".into()]),
-            isa: String::new(),
-            features: BTreeSet::new(),
-            programs: BTreeSet::new(),
-        },
+        environment: Environment::host("linux", ["x86_64"]),
         shell: vec!["sh".into(), "-e".into()],
         steps: vec![Step { name: "build".into(), script: format!("make {name}") }],
         outputs: [("out".to_owned(), "out".to_owned())].into(),

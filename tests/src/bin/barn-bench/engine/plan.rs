@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use barnraiser_protocol::action::{Environment, Rootfs, Step};
+use barnraiser_protocol::action::{Environment, Step};
 use barnraiser_protocol::graph::{Graph, Job, JobIndex, JobKind, JobNeed, Limits};
 use barnraiser_protocol::plan::Planner;
 use serde::Deserialize;
@@ -89,7 +89,7 @@ fn expand(image: &Image) -> Graph {
         };
         let needs = needs.iter().map(|need| {
             let at = format!("/needs/{}", image.steps.get(*need as usize).map_or("", |step| &step.1));
-            JobNeed { job: JobIndex(*need), at, closure: false, only: Vec::new() }
+            JobNeed::all(JobIndex(*need), at)
         });
         Job {
             recipe: name.clone(),
@@ -99,14 +99,7 @@ fn expand(image: &Image) -> Graph {
             needs: needs.collect(),
             vars: cell.iter().map(|(axis, value)| (axis.to_uppercase(), value.clone())).collect(),
             cell,
-            environment: Environment {
-                rootfs: Rootfs::Host,
-                os: "linux".into(),
-                arch: BTreeSet::from(["x86_64".into()]),
-                isa: String::new(),
-                features: BTreeSet::new(),
-                programs: BTreeSet::from(["make".into()]),
-            },
+            environment: Environment { programs: BTreeSet::from(["make".into()]), ..Environment::host("linux", ["x86_64"]) },
             shell: vec!["sh".into(), "-e".into()],
             steps: vec![Step { name: "build".into(), script: format!("scripts/{task} {name}") }],
             outputs: BTreeMap::from([("out".to_owned(), "out".to_owned())]),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use barnraiser_protocol::action::{Environment, Rootfs, Step};
+use barnraiser_protocol::action::{Environment, Step};
 use barnraiser_protocol::bounded::{BoundedString, BoundedVec};
 use barnraiser_protocol::engine::{Capacity, Config, Engine, Input, Lend, Output, Params};
 use barnraiser_protocol::graph::{Graph, Job, JobIndex, JobKind, JobNeed, Limits};
@@ -116,14 +116,7 @@ fn job(batch: usize, number: usize) -> Job {
         sources: Vec::new(),
         needs: needs.collect(),
         vars: BTreeMap::from([("DEVICE".to_owned(), format!("device-{batch}"))]),
-        environment: Environment {
-            rootfs: Rootfs::Host,
-            os: "linux".into(),
-            arch: BTreeSet::from(["x86_64".into()]),
-            isa: String::new(),
-            features: BTreeSet::new(),
-            programs: BTreeSet::from(["make".into()]),
-        },
+        environment: Environment { programs: BTreeSet::from(["make".into()]), ..Environment::host("linux", ["x86_64"]) },
         shell: vec!["sh".into(), "-e".into()],
         steps: vec![Step { name: "build".into(), script: format!("make -C {name} -j$BARN_CORES DESTDIR=/build/out install") }],
         outputs: BTreeMap::from([("out".to_owned(), "out".to_owned())]),
