@@ -184,6 +184,7 @@ impl Engine {
         };
         self.meet_authors();
         self.watch(now, record);
+        self.hears_of_before(now, record);
         if self.has_word(record) {
             self.desk.propagation.hear(now, record.issued());
         }
@@ -386,9 +387,16 @@ impl Engine {
 
     /// Does what was put off until `now` or earlier.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some((at, timer)) = self.timeline.first().copied()
-            && at <= now
-        {
+        // Work is looked for last: what ends at the same moment may be what a job needs, and its build would end with it.
+        let mut seek = false;
+        loop {
+            let Some((at, timer)) = self.timeline.first().copied().filter(|(at, _)| *at <= now) else {
+                if !std::mem::take(&mut seek) {
+                    return;
+                }
+                self.seek_work(now);
+                continue;
+            };
             if !matches!(timer, Timer::Action(_)) {
                 self.disarm(timer);
             }
@@ -397,7 +405,7 @@ impl Engine {
                     self.timeline.remove(&(at, timer));
                     self.wake(now, action);
                 }
-                Timer::Seek => self.seek_work(now),
+                Timer::Seek => seek = true,
                 Timer::Renew => self.renew(now),
                 Timer::Presence => self.announce_presence(now),
                 Timer::Accuse => self.accuse(now),

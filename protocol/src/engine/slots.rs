@@ -191,8 +191,8 @@ impl Engine {
         let mut wanted = demand.slots();
         let mut tries = Tries::default();
         let mut silence = Silence::default();
-        // Fewer claims than that need no look.
-        let suspect = heard.claims.len() >= POISON_SILENT;
+        // Fewer claims than that need no look; and claims arrive before signs of life where a node has come late.
+        let suspect = heard.claims.len() >= POISON_SILENT && !self.waits_to_hear();
         let mut index = 0;
         while index < wanted {
             // What a larger machine found is one of the builds that are wanted, once it counts.

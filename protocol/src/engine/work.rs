@@ -52,6 +52,8 @@ const STARVED_PAUSE: Duration = Duration::from_secs(300);
 const SPOILT_BACKOFF: Duration = Duration::from_secs(60);
 /// How long a node that was restarted, or joins late, waits to hear what it missed, before it takes work by what it knows.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// While older records still come in one after the other, it goes on waiting, though not for longer than this.
+const HEAR_MAX: Duration = Duration::from_secs(600);
 /// How long a lease is renewed that has ended in a result. Records overtake each other: who heard of the next Renewal before
 /// the Commitment would think that the lease had lapsed long ago, and claim the slot at once.
 const STILL_RENEWED: Duration = Duration::from_secs(30);
@@ -98,8 +100,8 @@ pub(super) struct Desk {
     /// Since when so much is free.
     free_since: Timestamp,
     pub(super) propagation: Propagation,
-    /// Until when this node expects to hear what it missed.
-    behind_until: Option<Timestamp>,
+    /// Since when, and until when, this node expects to hear what it missed.
+    behind: Option<(Timestamp, Timestamp)>,
     /// Whether it has heard that once, or waited in vain.
     abreast: bool,
     announced: Option<(Timestamp, Presence)>,
@@ -177,7 +179,7 @@ impl Engine {
     /// that it looks again when the turn of another comes.
     pub(super) fn seek_work(&mut self, now: Timestamp) {
         self.disarm(Timer::Seek);
-        if let Some(until) = self.desk.behind_until {
+        if let Some((_, until)) = self.desk.behind {
             if now < until {
                 return self.arm(Timer::Seek, until);
             }
@@ -250,10 +252,24 @@ impl Engine {
     /// A batch that is older than this node's part in the network: of what is being built for it, claims arrive before
     /// signs of life, and leases look as if they had lapsed.
     pub(super) fn is_behind(&mut self, now: Timestamp, batch: &SharedRecord) {
-        if !self.desk.abreast && self.desk.behind_until.is_none() && now.since(batch.issued()) > CATCH_UP_MAX {
-            self.desk.behind_until = Some(now + CATCH_UP_MAX);
+        if !self.desk.abreast && self.desk.behind.is_none() && now.since(batch.issued()) > CATCH_UP_MAX {
+            self.fall_behind(now);
             self.presence_changed(now);
-            self.arm(Timer::Seek, now + CATCH_UP_MAX);
+        }
+    }
+
+    fn fall_behind(&mut self, now: Timestamp) {
+        self.desk.behind = Some((now, now + CATCH_UP_MAX));
+        self.arm(Timer::Seek, now + CATCH_UP_MAX);
+    }
+
+    /// A record that is not of today shows that this node is still being told what it missed. Whoever goes on telling it
+    /// old things does not keep it waiting for ever.
+    pub(super) fn hears_of_before(&mut self, now: Timestamp, record: &SharedRecord) {
+        if let Some((since, until)) = &mut self.desk.behind
+            && now.since(record.issued()) > CATCH_UP_MAX
+        {
+            *until = (*until).max((now + CATCH_UP_MAX).min(*since + HEAR_MAX));
         }
     }
 
@@ -261,15 +277,24 @@ impl Engine {
     pub(super) fn caught_up(&mut self, now: Timestamp, heard: bool) {
         self.desk.abreast = true;
         self.commit_restored(now, heard);
-        if self.desk.behind_until.take().is_some() {
+        if self.desk.behind.take().is_some() {
+            // Who seemed silent meanwhile has been heard, or is.
+            for action in self.bound_actions() {
+                self.look(now, action);
+            }
             self.presence_changed(now);
             self.arm_earlier(Timer::Seek, now);
         }
     }
 
+    /// Whether this node waits to hear what it missed: that it has heard nothing of somebody says nothing yet.
+    pub(super) fn waits_to_hear(&self) -> bool {
+        self.desk.behind.is_some()
+    }
+
     /// Whether this node would take work that fits, as it tells the others.
     fn is_willing(&self) -> bool {
-        let held_back = self.desk.behind_until.is_some() || self.rest.holds_back();
+        let held_back = self.desk.behind.is_some() || self.rest.holds_back();
         self.config.lend.builds && !held_back && self.desk.leases.len() < LEASES_PER_NODE_MAX
     }
 
@@ -593,8 +618,7 @@ impl Engine {
     /// [`CATCH_UP_MAX`].
     pub fn hand_back_lost(&mut self, now: Timestamp) {
         if self.board.of_kind(Kind::Batch).next().is_some() || !self.desk.results.is_empty() {
-            self.desk.behind_until = Some(now + CATCH_UP_MAX);
-            self.arm(Timer::Seek, now + CATCH_UP_MAX);
+            self.fall_behind(now);
         }
         let me = self.node;
         let lost: Vec<LeaseRef> = self

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use barnraiser_protocol::engine::Engine;
 use barnraiser_protocol::engine::query::{JobState, JobView};
-use barnraiser_protocol::id::{NodeId, OperatorId};
+use barnraiser_protocol::id::{BatchId, NodeId, OperatorId};
 
 use crate::world::World;
 
@@ -29,6 +29,18 @@ pub fn unended(world: &World) -> Vec<String> {
         }
     }
     found
+}
+
+/// What the first node for which a batch has failed knows of the job that did.
+pub fn failed(world: &World, batch: &BatchId) -> String {
+    let up = world.nodes.iter().enumerate().filter_map(|(number, node)| Some((number, node.engine.as_ref()?)));
+    let mut thinks_so = up.filter(|(_, engine)| engine.batch_result(batch) == Some(false));
+    let told = thinks_so.find_map(|(number, engine)| {
+        let jobs = engine.jobs(batch);
+        let job = jobs.iter().find(|job| job.state == JobState::Failed)?;
+        Some(format!("node {number}: {}", describe(world, engine, job)))
+    });
+    told.unwrap_or_else(|| "no node that is up thinks so any more".into())
 }
 
 /// Everything that is known of a job, for whoever looks for the reason.

@@ -252,7 +252,8 @@ impl Run {
                 return Some(*done);
             }
             if let Some(at) = self.world.ledger.given_up.get(batch).copied() {
-                self.world.checks.fault("ending", at, "a node thinks that the batch has failed, and nothing fails here".into());
+                let what = ending::failed(&self.world, batch);
+                self.world.checks.fault("ending", at, format!("a node thinks that the batch has failed, and nothing fails here: {what}"));
             }
             if self.world.now >= deadline || !self.world.checks.faults.is_empty() {
                 return None;

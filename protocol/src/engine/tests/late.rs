@@ -301,3 +301,48 @@ fn who_joins_late_claims_nothing_before_it_has_heard_everything() {
     late.handle_timeout(net.now + Duration::from_secs(30));
     assert_eq!(starts(&net, &mut late), []);
 }
+
+/// A long history takes longer to tell than a node waits for the first word of it.
+#[test]
+fn who_joins_late_claims_nothing_while_it_is_still_being_told() {
+    let mut net = Net::new(3, single(), Graph { jobs: vec![job("zlib", &[])] });
+    rest(&mut net, 1, true);
+    rest(&mut net, 2, true);
+    net.submit();
+    net.run(Duration::from_secs(600));
+    let mut late = restarted(&net, 2, |record| record.kind().by_operator() || record.kind() == Kind::Batch);
+    starts(&net, &mut late);
+    let say = |number: u64| {
+        let at = Timestamp(net.now.0 - 60_000 + number);
+        Record::author(&node_key(1), NETWORK, at.0, at, at + DAY, Payload::Presence(Presence::farewell().into())).unwrap()
+    };
+    for second in 1..20 {
+        late.receive(net.now + Duration::from_secs(second), &say(second));
+        late.handle_timeout(net.now + Duration::from_secs(second));
+        assert_eq!(starts(&net, &mut late), [], "after {second} s");
+    }
+    late.handle_timeout(net.now + Duration::from_secs(60));
+    assert_eq!(starts(&net, &mut late).len(), 1);
+}
+
+/// Claims arrive before what came of them: it looked as if builder after builder had fallen silent over the job, and
+/// somebody who waited for the batch was told that it had failed.
+#[test]
+fn who_joins_late_takes_no_job_for_poison_before_it_has_heard_everything() {
+    let mut net = Net::new(12, Policy::small(), Graph { jobs: vec![job("zlib", &[])] });
+    let batch = net.submit();
+    for _ in 0..3 {
+        net.run(Duration::from_secs(60));
+        for (who, _) in std::mem::take(&mut net.started) {
+            rest(&mut net, who, true);
+            let now = net.now;
+            net.engines[who].handle(now, Input::HandBackAll);
+        }
+    }
+    net.run(Duration::from_secs(600));
+    let mut late = restarted(&net, 11, |record| record.kind() != Kind::HandBack && record.kind() != Kind::Renewal);
+    starts(&net, &mut late);
+    net.now = net.now + Duration::from_secs(1);
+    late.handle_timeout(net.now);
+    assert_ne!(late.job(&batch, JobIndex(0)).unwrap().state, JobState::Failed);
+}

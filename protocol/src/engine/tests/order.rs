@@ -257,3 +257,21 @@ fn order_of_work_follows_what_is_measured_on_the_way() {
     net.run(Duration::from_secs(121));
     assert_eq!(first(&net), action(&net, 1));
 }
+
+/// Whatever is due at one moment happens before anything is claimed, in whatever order it became due: a machine that slept
+/// finds its turn to claim and the end of the batch at once.
+#[test]
+fn nothing_is_begun_that_ends_at_the_same_moment() {
+    let mut net = Net::new(4, solo(), Graph::default());
+    submit(&mut net, 0, Graph { jobs: vec![job("a", &[])] }, |_| {});
+    let own_claims = |net: &Net, n: usize| {
+        net.engines[n].board.of_kind(Kind::Claim).filter(|claim| claim.author_key() == node_key(n as u8).node().0).count()
+    };
+    let waits = |net: &Net, n: usize| net.engines[n].timeline.iter().any(|(_, timer)| *timer == Timer::Seek);
+    let sleeper = (1..4).find(|n| own_claims(&net, *n) == 0 && waits(&net, *n)).unwrap();
+    net.now = net.now + DAY + DAY;
+    let now = net.now;
+    net.engines[sleeper].handle_timeout(now);
+    net.deliver();
+    assert_eq!((own_claims(&net, sleeper), net.started.iter().filter(|(who, _)| *who == sleeper).count()), (0, 0));
+}
