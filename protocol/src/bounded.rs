@@ -8,6 +8,9 @@ use std::ops::Deref;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// For so many items room is made before they have been seen: what stands before them says how many there are, and may lie.
+const AT_ONCE: usize = 16;
+
 /// More items than the type allows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{given} {unit} given, at most {bound} are allowed")]
@@ -20,19 +23,19 @@ pub struct TooLong {
     pub unit: &'static str,
 }
 
-/// A vector of at most `N` items.
+/// A list of at most `N` items. It doesn't grow, so that thousands of short ones take no more room than they need.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct BoundedVec<T, const N: usize>(Vec<T>);
+pub struct BoundedVec<T, const N: usize>(Box<[T]>);
 
 impl<T, const N: usize> BoundedVec<T, N> {
     /// An empty one.
-    pub const fn new() -> Self {
-        Self(Vec::new())
+    pub fn new() -> Self {
+        Self(Box::default())
     }
     /// The items.
     pub fn into_inner(self) -> Vec<T> {
-        self.0
+        self.0.into_vec()
     }
 }
 
@@ -48,7 +51,7 @@ impl<T, const N: usize> TryFrom<Vec<T>> for BoundedVec<T, N> {
         if items.len() > N {
             return Err(TooLong { given: items.len(), bound: N, unit: "items" });
         }
-        Ok(Self(items))
+        Ok(Self(items.into()))
     }
 }
 
@@ -69,22 +72,22 @@ impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for BoundedVec<T
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Items<T, const N: usize>(std::marker::PhantomData<T>);
         impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Items<T, N> {
-            type Value = Vec<T>;
+            type Value = Box<[T]>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "at most {N} items")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Box<[T]>, A::Error> {
                 if let Some(given) = seq.size_hint().filter(|&given| given > N) {
                     return Err(A::Error::custom(TooLong { given, bound: N, unit: "items" }));
                 }
-                let mut items = Vec::new();
+                let mut items = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(AT_ONCE));
                 while let Some(item) = seq.next_element()? {
                     if items.len() == N {
                         return Err(A::Error::custom(TooLong { given: N + 1, bound: N, unit: "items" }));
                     }
                     items.push(item);
                 }
-                Ok(items)
+                Ok(items.into())
             }
         }
         deserializer.deserialize_seq(Items::<T, N>(std::marker::PhantomData)).map(Self)
@@ -94,7 +97,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for BoundedVec<T
 /// UTF-8 text of at most `N` bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(transparent)]
-pub struct BoundedString<const N: usize>(String);
+pub struct BoundedString<const N: usize>(Box<str>);
 
 impl<const N: usize> BoundedString<N> {
     /// `text`, cut at the last character that fits.
@@ -103,7 +106,7 @@ impl<const N: usize> BoundedString<N> {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        Self(text[..end].to_owned())
+        Self(text[..end].into())
     }
 }
 
@@ -113,7 +116,7 @@ impl<const N: usize> TryFrom<String> for BoundedString<N> {
         if text.len() > N {
             return Err(TooLong { given: text.len(), bound: N, unit: "bytes of text" });
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 }
 
@@ -148,15 +151,15 @@ impl<'de, const N: usize> Deserialize<'de> for BoundedString<N> {
         // The codec hands out borrowed text, so that a length over the bound is refused before it is copied.
         struct Text<const N: usize>;
         impl<const N: usize> Visitor<'_> for Text<N> {
-            type Value = String;
+            type Value = Box<str>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "text of at most {N} bytes")
             }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Box<str>, E> {
                 if text.len() > N {
                     return Err(E::custom(TooLong { given: text.len(), bound: N, unit: "bytes of text" }));
                 }
-                Ok(text.to_owned())
+                Ok(text.into())
             }
         }
         deserializer.deserialize_str(Text::<N>).map(Self)

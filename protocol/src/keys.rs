@@ -3,6 +3,7 @@
 //! A signature always covers a domain string first, so that what was signed for one purpose is worthless for another.
 //! Verification is `verify_strict`, one at a time: batch verification may let two nodes disagree on one forgery.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use ed25519_dalek::{Signature as DalekSignature, Signer as _, SigningKey, VerifyingKey};
@@ -103,18 +104,56 @@ pub fn is_usable(key: &[u8; 32]) -> bool {
     VerifyingKey::from_bytes(key).is_ok_and(|key| !key.is_weak())
 }
 
+/// Keys whose points a thread remembers, a power of two: as many as write in a large network within a few minutes, in 200 kB.
+const POINTS: usize = 1024;
+
+thread_local! {
+    /// Finding the point of a key is a tenth of the work of checking a signature, and few keys write many records. Each key
+    /// has one place; whoever makes keys that fall on a place of others' gains that these are worked out once more.
+    static KNOWN: RefCell<Vec<Option<VerifyingKey>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The point of a key, remembered or worked out.
+fn point_of(key: &[u8; 32]) -> Result<VerifyingKey, ed25519_dalek::SignatureError> {
+    KNOWN.with_borrow_mut(|known| {
+        known.resize(POINTS, None);
+        let at = usize::from(u16::from_le_bytes([key[0], key[1]])) % POINTS;
+        if let Some(point) = known[at].filter(|point| point.as_bytes() == key) {
+            return Ok(point);
+        }
+        let point = VerifyingKey::from_bytes(key)?;
+        known[at] = Some(point);
+        Ok(point)
+    })
+}
+
 /// Checks that `key` signed `message`.
 ///
 /// # Errors
 /// [`SignatureError`], also for weak keys and for malleable signatures (`verify_strict`).
 pub fn verify(key: &[u8; 32], message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
-    let key = VerifyingKey::from_bytes(key).map_err(|_| SignatureError::BadKey)?;
+    let key = point_of(key).map_err(|_| SignatureError::BadKey)?;
     key.verify_strict(message, &DalekSignature::from_bytes(&signature.0)).map_err(|_| SignatureError::Mismatch)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two keys with one place take turns in it, and neither is taken for the other.
+    #[test]
+    fn keys_that_share_a_place_are_told_apart() {
+        let place = |key: &SecretKey| usize::from(u16::from_le_bytes([key.public()[0], key.public()[1]])) % POINTS;
+        let first = SecretKey::from_seed(&[7; 32]);
+        let mut others = (0u32..).map(|number| SecretKey::from_seed(blake3::hash(&number.to_le_bytes()).as_bytes()));
+        let second = others.find(|key| place(key) == place(&first)).unwrap();
+        for key in [&first, &second, &first] {
+            let other = if key.public() == first.public() { &second } else { &first };
+            let signature = key.sign(b"text");
+            assert_eq!(verify(&key.public(), b"text", &signature), Ok(()));
+            assert_eq!(verify(&other.public(), b"text", &signature), Err(SignatureError::Mismatch));
+        }
+    }
 
     #[test]
     fn keys_that_nobody_can_hold_are_told() {
