@@ -195,16 +195,9 @@ impl Engine {
         self.learn(now, record);
         // What the replaced record alone said is not said any more.
         for old in replaced.iter().filter(|old| self.has_word(old)).cloned().collect::<Vec<_>>() {
-            match (old.payload(), record.payload()) {
-                (Payload::Renewal(old), Payload::Renewal(new)) => {
-                    let dropped = old.leases.iter().filter(|told| !new.leases.iter().any(|other| other.lease == told.lease));
-                    dropped.for_each(|told| self.look_again(now, &told.lease.action));
-                }
-                (Payload::HandBack(old), Payload::HandBack(new)) => {
-                    let dropped = old.leases.iter().filter(|told| !new.leases.contains(told));
-                    dropped.for_each(|told| self.look_again(now, &told.lease.action));
-                }
-                _ => {}
+            if let (Payload::Renewal(old), Payload::Renewal(new)) = (old.payload(), record.payload()) {
+                let dropped = old.leases.iter().filter(|told| !new.leases.iter().any(|other| other.lease == told.lease));
+                dropped.for_each(|told| self.look_again(now, &told.lease.action));
             }
         }
         reception
@@ -215,7 +208,7 @@ impl Engine {
         match record.payload() {
             Payload::Claim(claim) => self.look_again(now, &claim.lease.action),
             Payload::Renewal(renewal) => renewal.leases.iter().for_each(|told| self.look_again(now, &told.lease.action)),
-            Payload::HandBack(back) => back.leases.iter().for_each(|told| self.look_again(now, &told.lease.action)),
+            Payload::HandBack(back) => back.leases.iter().for_each(|lease| self.look_again(now, &lease.action)),
             Payload::Commitment(commitment) => self.settle_named(now, &commitment.lease.action),
             Payload::Reveal(reveal) => self.settle_named(now, &reveal.lease.action),
             Payload::Presence(_) => self.crowd.vanish(&NodeId(record.author_key())),
@@ -257,8 +250,8 @@ impl Engine {
                 }
             }
             Payload::HandBack(back) => {
-                for told in back.leases.iter() {
-                    self.look_again(now, &told.lease.action);
+                for lease in back.leases.iter() {
+                    self.look_again(now, &lease.action);
                 }
             }
             Payload::Commitment(commitment) => {

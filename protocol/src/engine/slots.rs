@@ -88,7 +88,7 @@ impl Engine {
                 renewed: self
                     .sign_of_life(*author, &claim.lease, demand)
                     .max(committed.map(|(_, record, said)| said.renewed_at(record.issued()))),
-                handed_back: self.board.handed_back_by(*author, &claim.lease),
+                handed_back: self.board.handed_back_by(*author, &claim.lease, record.issued()),
                 committed: committed.map(|(_, record, _)| record.issued()),
             })
         });

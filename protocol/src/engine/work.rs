@@ -1,5 +1,7 @@
 //! This node's own part: it claims leases, keeps them, commits to results and reveals them.
 
+mod giving_back;
+mod presence;
 mod sources;
 mod turn;
 
@@ -8,13 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blame::{PROOF_SLOT, is_larger};
-use crate::bounded::{BoundedString, BoundedVec};
+use crate::bounded::BoundedVec;
 use crate::id::{ActionId, BatchId, BlobHash};
 use crate::outcome::{FailureClass, Outcome, Particulars};
-use crate::record::payload::{
-    Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal,
-    SlotNo,
-};
+use crate::record::payload::{Claim, Commitment, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
@@ -30,14 +29,6 @@ use super::propagation::Propagation;
 use super::settle::Demand;
 use turn::Turn;
 
-/// How long a Presence is in effect, ...
-const PRESENCE_LIFETIME: Duration = Duration::from_secs(900);
-/// ... longer by so much for every machine that is present, so that in large networks about four are said a second, ...
-const PRESENCE_LIFETIME_EACH: Duration = Duration::from_millis(360);
-/// ... and this at most. It is said again after two thirds of that.
-const PRESENCE_LIFETIME_MAX: Duration = Duration::from_secs(3600);
-/// Changes of capacity are told at most this often.
-const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
 /// Commitments and reveals are kept so long: half a year, until seals gather them (DESIGN section 5).
 const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 /// How long a node leaves an action alone whose inputs it could not get; twice as long each further time, ...
@@ -45,9 +36,8 @@ const INPUT_BACKOFF: Duration = Duration::from_secs(10);
 /// ... but no longer than this. Every try costs three records that all nodes keep for a week.
 const INPUT_BACKOFF_MAX: Duration = Duration::from_secs(1800);
 /// Who could not get the inputs of so many actions of late takes nothing at all ...
-const STARVED_MAX: usize = HAND_BACKS_MAX / 2;
-/// ... for so long after the last failure: it is not the jobs, and each of them it would have to hand back, of which a
-/// HandBack lists only the latest.
+const STARVED_MAX: usize = 32;
+/// ... for so long after the last failure: it is not the jobs.
 const STARVED_PAUSE: Duration = Duration::from_secs(300);
 /// How long it leaves one alone that its machine spoilt.
 const SPOILT_BACKOFF: Duration = Duration::from_secs(60);
@@ -106,6 +96,8 @@ pub(super) struct Desk {
     announced: Option<(Timestamp, Presence)>,
     /// The node stops: it has taken back its Presence.
     left: bool,
+    /// Whether leases that this node holds and does not know are given back: once all is back that it kept.
+    minds_unknown: bool,
 }
 
 impl Desk {
@@ -357,6 +349,7 @@ impl Engine {
 
     /// Looks after this node's leases and results of an action, after anything about it changed.
     pub(super) fn mind_own(&mut self, now: Timestamp, place: Place, demand: Option<&Demand>) {
+        self.hand_back_unknown(now, place);
         if self.desk.leases.is_empty() && self.desk.results.is_empty() {
             return;
         }
@@ -369,7 +362,7 @@ impl Engine {
             let mine = matches!(held, Some(SlotState::Held(tenure)) if tenure.node == self.node && tenure.epoch == lease.epoch);
             if !wanted {
                 self.drop_lease(now, lease, "nothing needs it any more");
-                self.hand_back(now, vec![lease]);
+                self.hand_back(now, &[lease]);
             } else if !mine {
                 self.drop_lease(now, lease, "another builder holds the lease");
             }
@@ -424,44 +417,6 @@ impl Engine {
         self.desk.free.cores >= uses.cores && self.desk.free.memory >= uses.memory
     }
 
-    /// Hands all leases back without penalty.
-    pub(super) fn hand_back_all(&mut self, now: Timestamp, reason: &str) {
-        self.stop_proving(now);
-        let leases: Vec<LeaseRef> = self.desk.leases.keys().copied().collect();
-        for lease in &leases {
-            self.drop_lease(now, *lease, reason);
-        }
-        self.hand_back(now, leases);
-    }
-
-    /// Ends this node's part. Others would take it for present until its Presence expires, and leave work to it.
-    pub(super) fn leave(&mut self, now: Timestamp) {
-        self.config.lend.builds = false;
-        self.hand_back_all(now, "the node stops");
-        self.desk.left = true;
-        if self.operator().is_some() {
-            // For as long as the one that it takes back: whoever still has that must not bring it back.
-            self.author(now, Payload::Presence(Presence::farewell().into()), PRESENCE_LIFETIME_MAX);
-        }
-    }
-
-    fn hand_back(&mut self, now: Timestamp, leases: Vec<LeaseRef>) {
-        if leases.is_empty() {
-            return;
-        }
-        // Only the latest HandBack of a node counts, so it repeats what the one before says, also of before a restart.
-        let lifetime = Kind::HandBack.lifetime_max();
-        let before = self.board.latest_of(&self.node, Kind::HandBack).map(|record| record.payload());
-        let mut listed: Vec<HandedBack> = match before {
-            Some(Payload::HandBack(before)) => before.leases.iter().filter(|told| now.since(told.at) < lifetime).copied().collect(),
-            _ => Vec::new(),
-        };
-        listed.extend(leases.into_iter().map(|lease| HandedBack { lease, at: now }));
-        listed.drain(..listed.len().saturating_sub(HAND_BACKS_MAX));
-        let Ok(leases) = BoundedVec::try_from(listed) else { return };
-        self.author(now, Payload::HandBack(HandBack { leases }), lifetime);
-    }
-
     pub(super) fn renew(&mut self, now: Timestamp) {
         self.end_still(now);
         self.desk.ended.retain(|(at, _)| now.since(*at) < STILL_RENEWED);
@@ -495,7 +450,7 @@ impl Engine {
             self.desk.avoid.insert(lease.action, now + wait);
             self.outputs.push_back(Output::ForgetResult(lease));
             self.event(Event::LeaseLost { lease, reason: "its inputs could not be fetched".into() });
-            self.hand_back(now, vec![lease]);
+            self.hand_back(now, &[lease]);
             self.look_again(now, &lease.action);
             self.seek_work(now);
             return;
@@ -554,106 +509,6 @@ impl Engine {
         let OwnResult { lease, outcome, again, salt, particulars } = result;
         self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }.into()), EVIDENCE_LIFETIME);
         self.outputs.push_back(Output::ForgetResult(lease));
-    }
-
-    /// After a restart: a result that was not revealed. What was not committed to either is, once this node has caught up.
-    pub(super) fn restore(&mut self, now: Timestamp, result: OwnResult) {
-        let action = result.lease.action;
-        self.desk.results.insert(result.lease, result);
-        self.look_again(now, &action);
-    }
-
-    /// Commits to restored results that no commitment is known of. A home that comes from a backup may have committed to
-    /// something since, which its peers know: that what it built is lost it says only if they have had their say.
-    fn commit_restored(&mut self, now: Timestamp, heard: bool) {
-        let Some(operator) = self.operator() else { return };
-        // Nobody else is there who could know of anything.
-        let heard = heard || self.crowd.is_empty_but_for(&self.node);
-        let building = |lease: &LeaseRef| self.desk.leases.contains_key(lease);
-        let sure = |result: &OwnResult| heard || !matches!(result.outcome, Outcome::Failure { class: FailureClass::Lost, .. });
-        let results =
-            self.desk.results.values().filter(|result| sure(result) && !building(&result.lease) && !self.has_committed(&result.lease));
-        let missing: Vec<_> =
-            results.map(|result| (result.lease, result.outcome.commitment(result.again.as_ref(), &operator, &result.salt))).collect();
-        for (lease, commitment) in missing {
-            self.commit(now, lease, commitment);
-            self.look_again(now, &lease.action);
-        }
-        // What can't be said for sure is given back, so that nobody waits for it.
-        let unsaid = |result: &&OwnResult| !self.desk.leases.contains_key(&result.lease) && !self.has_committed(&result.lease);
-        let unsure: Vec<LeaseRef> = self.desk.results.values().filter(unsaid).map(|result| result.lease).collect();
-        for lease in &unsure {
-            self.desk.results.remove(lease);
-            self.outputs.push_back(Output::ForgetResult(*lease));
-        }
-        self.hand_back(now, unsure);
-    }
-
-    /// After a restart, once the records are back: leases of builds that died with the process are handed back. What is
-    /// to be built was perhaps built in the meantime, so nothing is claimed before [`super::Input::Synced`] or for
-    /// [`CATCH_UP_MAX`].
-    pub fn hand_back_lost(&mut self, now: Timestamp) {
-        if self.board.of_kind(Kind::Batch).next().is_some() || !self.desk.results.is_empty() {
-            self.desk.behind_until = Some(now + CATCH_UP_MAX);
-            self.arm(Timer::Seek, now + CATCH_UP_MAX);
-        }
-        let me = self.node;
-        let lost: Vec<LeaseRef> = self
-            .board
-            .of_kind(Kind::Claim)
-            .filter(|record| record.author_key() == me.0)
-            .filter_map(|record| match record.payload() {
-                Payload::Claim(claim) => Some(claim.lease),
-                _ => None,
-            })
-            .filter(|lease| !self.desk.leases.contains_key(lease) && !self.desk.results.contains_key(lease))
-            .filter(|lease| self.board.handed_back(&me, lease).is_none())
-            .filter(|lease| {
-                !self.board.commitments(&lease.action).any(|(record, commitment)| record.author_key() == me.0 && commitment.lease == *lease)
-            })
-            .collect();
-        self.hand_back(now, lost);
-    }
-
-    pub(super) fn presence_changed(&mut self, now: Timestamp) {
-        let at = self.desk.announced.as_ref().map_or(now, |(at, _)| (*at + PRESENCE_INTERVAL).max(now));
-        self.arm_earlier(Timer::Presence, at);
-    }
-
-    fn presence_lifetime(&self) -> Duration {
-        let present = u32::try_from(self.crowd.present()).unwrap_or(u32::MAX);
-        PRESENCE_LIFETIME_EACH.saturating_mul(present).clamp(PRESENCE_LIFETIME, PRESENCE_LIFETIME_MAX)
-    }
-
-    pub(super) fn announce_presence(&mut self, now: Timestamp) {
-        let lifetime = self.presence_lifetime();
-        self.arm(Timer::Presence, now + lifetime * 2 / 3);
-        if self.desk.left || self.operator().is_none() {
-            return; // the last word is spoken, or nobody can make anything of it
-        }
-        let (lend, own) = (&self.config.lend, self.in_use());
-        let facts = &self.config.facts;
-        let room = Capacity {
-            cores: self.desk.free.cores.saturating_add(own.cores).min(lend.cores),
-            memory: self.desk.free.memory.saturating_add(own.memory).min(lend.memory),
-        };
-        let presence = Presence {
-            accepting: self.is_willing(),
-            arbiter_only: lend.arbiter_only,
-            free_cores: room.cores,
-            cores: lend.cores,
-            free_memory_mib: u32::try_from(room.memory >> 20).unwrap_or(u32::MAX),
-            os: BoundedString::cut(&facts.os),
-            arch: BoundedString::cut(&facts.arch),
-            isa: BoundedString::cut(&facts.isa),
-            features: facts.features_bounded(),
-        };
-        let fresh = |(at, said): &(Timestamp, Presence)| *said == presence && now.since(*at) < lifetime / 2;
-        if self.desk.announced.as_ref().is_some_and(fresh) {
-            return;
-        }
-        self.desk.announced = Some((now, presence.clone()));
-        self.author(now, Payload::Presence(presence.into()), lifetime);
     }
 
     /// The verdict of an action under the policy of a batch, computed anew.

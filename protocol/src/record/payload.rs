@@ -154,25 +154,16 @@ pub struct Renewal {
     pub leases: BoundedVec<LeaseProgress, LEASES_PER_NODE_MAX>,
 }
 
-/// The most leases that one HandBack may list.
-pub const HAND_BACKS_MAX: usize = 64;
+/// The most leases that one HandBack may list: all that a node may hold.
+pub const HAND_BACKS_MAX: usize = LEASES_PER_NODE_MAX;
 
-/// A lease that was given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedBack {
-    /// The lease.
-    pub lease: LeaseRef,
-    /// When: not when the record was issued that repeats it, or whoever claimed the slot in between would have claimed it
-    /// too early.
-    pub at: Timestamp,
-}
-
-/// Gives leases back without a result and without penalty. Only the latest of a node counts, so it repeats the ones
-/// before; it lives as long as the claims that it makes room for.
+/// Gives leases back without a result and without penalty, at the moment when it is issued. Each stays beside the others
+/// for as long as a Claim lives: a claim that follows a lease that was given back is no longer in need of it once the claim
+/// before is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandBack {
-    /// The newest last.
-    pub leases: BoundedVec<HandedBack, HAND_BACKS_MAX>,
+    /// The leases.
+    pub leases: BoundedVec<LeaseRef, HAND_BACKS_MAX>,
 }
 
 /// What a node is and has to spare; only its latest Presence counts.
@@ -516,7 +507,7 @@ impl Kind {
     }
     /// Whether only the author's latest record of this type counts.
     pub const fn latest_only(self) -> bool {
-        matches!(self, Self::Renewal | Self::HandBack | Self::Presence)
+        matches!(self, Self::Renewal | Self::Presence)
     }
     /// The batch by which gossip topics are chosen is in these; all others go over the control topic.
     pub const fn of_batch(self) -> bool {

@@ -51,7 +51,7 @@ pub fn payload(world: &World, kind: Kind, variant: u8) -> Option<Payload> {
             Payload::Renewal(Renewal { leases: BoundedVec::try_from(vec![progress]).ok()? })
         }
         Kind::HandBack => {
-            let leases = BoundedVec::try_from(vec![HandedBack { lease: LEASE, at: START }]).ok()?;
+            let leases = BoundedVec::try_from(vec![LEASE]).ok()?;
             Payload::HandBack(HandBack { leases })
         }
         Kind::Presence => {

@@ -128,11 +128,11 @@ fn restored_backup_that_reuses_a_sequence_harms_nobody() {
     let progress = |log_bytes| LeaseProgress { lease: truth.lease, log_bytes, cpu_ms: 1, moved: START };
     let renewal = |log_bytes| Payload::Renewal(Renewal { leases: vec![progress(log_bytes)].try_into().unwrap() });
     let presence = |cores| Payload::Presence(Presence { cores, os: "linux".try_into().unwrap(), ..Presence::farewell() }.into());
-    let back = |at| Payload::HandBack(HandBack { leases: vec![HandedBack { lease: truth.lease, at }].try_into().unwrap() });
+    let back = |epoch| Payload::HandBack(HandBack { leases: vec![LeaseRef { epoch, ..truth.lease }].try_into().unwrap() });
     let sequence = u64::MAX / 2;
     let mut said = Vec::new();
     for n in 0..3 {
-        for payload in [renewal(n), presence(u16::try_from(n).unwrap()), back(net.now + Duration::from_secs(n))] {
+        for payload in [renewal(n), presence(u16::try_from(n).unwrap()), back(u32::try_from(n).unwrap())] {
             // One moment and one sequence for all: only the ids decide.
             said.push(Record::author(&key, NETWORK, sequence, net.now, Timestamp::MAX, payload).unwrap());
         }
@@ -152,7 +152,7 @@ fn restored_backup_that_reuses_a_sequence_harms_nobody() {
         }
         engine.handle_timeout(net.now + Duration::from_secs(61));
         assert_eq!(proofs(&engine), 0);
-        let latest = [Kind::Renewal, Kind::Presence, Kind::HandBack].map(|kind| engine.board().latest_of(&key.node(), kind).unwrap().id());
+        let latest = [Kind::Renewal, Kind::Presence].map(|kind| engine.board().latest_of(&key.node(), kind).unwrap().id());
         (latest, conclusions(&engine))
     };
     let straight = hear(said.iter().collect());

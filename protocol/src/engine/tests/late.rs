@@ -48,7 +48,7 @@ fn lease_that_ended_in_this_nodes_future_is_claimed_when_that_has_come() {
     let action = net.job(2, &batch, 0).action.unwrap();
     let lease = LeaseRef { action, slot: SlotNo(0), epoch: 1 };
     let (claimed, ended) = (net.now + Duration::from_secs(30), net.now + Duration::from_secs(40));
-    let back = HandBack { leases: vec![HandedBack { lease, at: ended }].try_into().unwrap() };
+    let back = HandBack { leases: vec![lease].try_into().unwrap() };
     for (at, payload) in [(claimed, Payload::Claim(Claim { lease, batch, follows: ClaimTag::default() })), (ended, Payload::HandBack(back))]
     {
         let record = Record::author(&node_key(1), NETWORK, at.0, at, at + DAY, payload).unwrap();
