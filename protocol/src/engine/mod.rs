@@ -53,7 +53,7 @@ use crate::table::Place;
 use crate::time::Timestamp;
 use crate::trust::charter::Grants;
 use crate::trust::members::{Learnt, Members, Unauthorised};
-use crate::verdict;
+use crate::verdict::{self, words::Speaker};
 
 use board::{Board, Inserted, PARKED_MAX};
 pub use notices::Tested;
@@ -501,6 +501,15 @@ impl Engine {
         if let Some(at) = self.timers.remove(&timer) {
             self.timeline.remove(&(at, timer));
         }
+    }
+}
+
+impl Members {
+    /// Who is behind a node, for [`verdict::words::Words`]; `None` where nobody is known to be.
+    pub(crate) fn speaker(&self, node: &NodeId) -> Option<Speaker> {
+        let operator = self.operator_of(node)?;
+        let branch = verdict::Standing::branch(self, &operator);
+        Some(Speaker { operator, branch: branch.unwrap_or(operator), counts: branch.is_some() || self.is_trusted(&operator) })
     }
 }
 

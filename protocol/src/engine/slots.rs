@@ -16,7 +16,7 @@ use super::Engine;
 use super::io::{Capacity, Timer};
 use super::lease::{ClaimView, SlotState, Tenure, draw, resolve};
 use super::losses::{Silence, silent};
-use super::settle::{ActionState, Demand};
+use super::settle::{ActionState, Attested, Demand};
 use super::tries::Tries;
 
 /// The most builds to settle one dispute (a build lost to the machine is done again).
@@ -222,7 +222,9 @@ impl Engine {
             }
             if let Some(tenure) = slot_state.tenure() {
                 let branch = self.branch(&tenure.operator);
-                if !wasted || tries.waste(branch) {
+                // What was committed to and can still be opened, and what others have opened since, leave its branch no vote.
+                let had_its_word = || state.spent.contains(&branch) || self.said_by(state, slot, tenure).is_none();
+                if !wasted || had_its_word() || tries.waste(branch) {
                     taken.push(branch);
                 }
             }
@@ -233,7 +235,7 @@ impl Engine {
             }
             index += 1;
         }
-        let silenced = suspect && silence.is_poison(self.committed(state, demand, &heard).len());
+        let silenced = suspect && silence.is_poison(self.committed(state, demand, &heard, false).len());
         if silenced {
             slots.retain(|(_, state)| !matches!(state, SlotState::Open { .. }));
         }
@@ -322,14 +324,10 @@ impl Engine {
         heard: &Heard<'_>,
         look_again: &mut impl FnMut(Timestamp),
     ) -> bool {
-        // What others say under this slot's number is an extra word and not the slot's.
-        let said = state.attested.iter().find(|attested| {
-            attested.slot == slot && attested.epoch == tenure.epoch && self.voice(attested.author).operator == Some(tenure.operator)
-        });
-        match said {
+        match self.said_by(state, slot, tenure) {
             Some(attested) => !attested.counts,
             None => {
-                let open = slot.is_arbiter() || is_larger(slot) || self.committed(state, demand, heard).len() >= demand.quorum();
+                let open = slot.is_arbiter() || is_larger(slot) || self.committed(state, demand, heard, false).len() >= demand.quorum();
                 let withheld = tenure.until + self.params.lease_ttl * 2;
                 if open && withheld > now {
                     look_again(withheld);
@@ -337,6 +335,13 @@ impl Engine {
                 open && withheld <= now
             }
         }
+    }
+
+    /// What the holder of a closed slot said. What others say under this slot's number is an extra word and not the slot's.
+    fn said_by<'a>(&self, state: &'a ActionState, slot: SlotNo, tenure: &Tenure) -> Option<&'a Attested> {
+        state.attested.iter().find(|attested| {
+            attested.slot == slot && attested.epoch == tenure.epoch && self.voice(attested.author).operator == Some(tenure.operator)
+        })
     }
 
     /// Whose votes an arbiter has spoken against while the quorum is not reached: their slots no longer help towards it.
@@ -352,12 +357,12 @@ impl Engine {
 
     /// The branches that committed to a result in the newest attempt. Those without a vote don't count: anybody could
     /// otherwise open what others have built, by saying that it has built something too. Nor do those who said by now
-    /// that their machine spoilt it.
-    pub(super) fn committers(&self, action: Place, demand: &Demand) -> BTreeSet<Branch> {
-        self.state(action).map_or_else(BTreeSet::new, |state| self.committed(state, demand, &self.heard(action)))
+    /// that their machine spoilt it; nor, for whoever has `more` to say, that it was too small.
+    pub(super) fn committers(&self, action: Place, demand: &Demand, more: bool) -> BTreeSet<Branch> {
+        self.state(action).map_or_else(BTreeSet::new, |state| self.committed(state, demand, &self.heard(action), more))
     }
 
-    fn committed(&self, state: &ActionState, demand: &Demand, heard: &Heard<'_>) -> BTreeSet<Branch> {
+    fn committed(&self, state: &ActionState, demand: &Demand, heard: &Heard<'_>, more: bool) -> BTreeSet<Branch> {
         let mut branches = BTreeSet::new();
         for (author, _, commitment) in &heard.commitments {
             let voice = self.voice(*author);
@@ -366,7 +371,8 @@ impl Engine {
                 continue;
             }
             let LeaseRef { slot, epoch, .. } = commitment.lease;
-            if state.attested.iter().any(|said| said.spoilt && said.author == *author && said.slot == slot && said.epoch == epoch) {
+            let of_lease = state.attested.iter().filter(|said| said.author == *author && said.slot == slot && said.epoch == epoch);
+            if of_lease.clone().any(|said| said.spoilt || more && said.lacked_room && !is_larger(slot)) {
                 continue;
             }
             branches.extend(voice.operator.map(|operator| voice.branch.unwrap_or(operator)));

@@ -20,6 +20,7 @@ use crate::verdict::VerdictState;
 
 mod barred;
 mod blame;
+mod copies;
 mod disputes;
 mod flood;
 mod frauds;

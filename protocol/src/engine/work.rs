@@ -17,7 +17,7 @@ use crate::record::payload::{Claim, Commitment, LEASES_PER_NODE_MAX, LeaseProgre
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
-use crate::verdict::ballot::lost_in_silence;
+use crate::verdict::ballot::{lacks_room, lost_in_silence};
 use crate::verdict::{Verdict, verdict};
 
 use super::Engine;
@@ -372,13 +372,15 @@ impl Engine {
             return;
         }
         // A cancelled action's results stay closed unless they were enough already: nobody waits for them.
-        let enough = demand.is_some_and(|demand| self.committers(place, demand).len() >= demand.quorum());
+        let [enough, enough_said] =
+            [false, true].map(|more| demand.is_some_and(|demand| self.committers(place, demand, more).len() >= demand.quorum()));
         for lease in results {
             // A larger machine's word decides whether others are asked at all, and of what says nothing of the job there is
             // nothing to copy.
-            let spoilt = self.desk.results.get(&lease).is_some_and(|result| !result.outcome.is_vote());
+            let Some(outcome) = self.desk.results.get(&lease).map(|result| &result.outcome) else { continue };
+            let spoilt = !outcome.is_vote();
             // After a restart a result may not be committed to yet: what is revealed before counts for nothing.
-            let open = lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || enough;
+            let open = lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || if lacks_room(outcome) { enough } else { enough_said };
             if open && self.is_committed_to(&lease) {
                 self.reveal(now, lease);
             }
@@ -501,9 +503,6 @@ impl Engine {
 
     fn reveal(&mut self, now: Timestamp, lease: LeaseRef) {
         let Some(result) = self.desk.results.remove(&lease) else { return };
-        if self.sibling_committed(&lease) {
-            return self.outputs.push_back(Output::ForgetResult(lease));
-        }
         // Open before the record is sent: who hears of the output may ask for it at once.
         self.outputs.push_back(Output::Open(result.clone()));
         let OwnResult { lease, outcome, again, salt, particulars } = result;

@@ -89,13 +89,14 @@ impl Engine {
         };
         let has_result = self.desk.results_of(action).any(waits);
         let had_its_turn = has_result || state.slots.iter().any(mine);
+        let spent = state.spent.contains(&self.branch(&me));
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let mut assigned = BTreeSet::new();
         let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, follows, lapsed, since: ended } = slot_state else { continue };
             // On a larger machine whoever found the job too large may try it again.
-            if had_its_turn && !is_larger(*slot) || memory < self.limits_of(place, *slot, &demand).memory {
+            if had_its_turn && !is_larger(*slot) || spent && !slot.is_arbiter() || memory < self.limits_of(place, *slot, &demand).memory {
                 continue;
             }
             if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *follows, *ended) {
@@ -206,7 +207,8 @@ impl Engine {
         } else {
             // On a larger machine anybody may try; what says nothing of the job keeps nobody from trying again.
             let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && self.void(state, *no, of).is_none());
-            holding.filter_map(|(_, of)| Some(self.branch(&of.tenure()?.operator))).collect()
+            let holders = holding.filter_map(|(_, of)| Some(self.branch(&of.tenure()?.operator)));
+            holders.chain(state.spent.iter().copied()).collect()
         };
         Some(Entry {
             action,
