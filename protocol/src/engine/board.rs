@@ -523,12 +523,7 @@ impl Board {
         !self.retries.is_empty()
     }
 
-    /// When `node` last renewed `lease`, if its latest Renewal lists it.
-    pub fn renewed(&self, node: &NodeId, lease: &LeaseRef) -> Option<Timestamp> {
-        self.renewed_by(self.author(&node.0)?, lease).map(|(at, _)| at)
-    }
-
-    /// As [`Board::renewed`], by the author's place, with what it said of the build.
+    /// When the author at a place last renewed `lease`, if its latest Renewal lists it, with what it said of the build.
     pub(super) fn renewed_by(&self, author: Place, lease: &LeaseRef) -> Option<(Timestamp, LeaseProgress)> {
         let record = self.at(self.authors[author as usize].latest[0])?;
         let Payload::Renewal(Renewal { leases }) = record.payload() else { return None };

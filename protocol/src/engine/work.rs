@@ -13,7 +13,7 @@ use crate::blame::{PROOF_SLOT, is_larger};
 use crate::bounded::BoundedVec;
 use crate::id::{ActionId, BatchId, BlobHash};
 use crate::outcome::{FailureClass, Outcome, Particulars};
-use crate::record::payload::{Claim, Commitment, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal, SlotNo};
+use crate::record::payload::{Claim, Commitment, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal, Says, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
@@ -66,11 +66,13 @@ struct OwnLease {
     cpu_ms: u64,
     /// When one of them last grew.
     moved: Timestamp,
+    /// When it was last renewed, or claimed.
+    renewed: Timestamp,
 }
 
 impl OwnLease {
     const fn progress(&self, lease: LeaseRef) -> LeaseProgress {
-        LeaseProgress { lease, log_bytes: self.log_bytes, cpu_ms: self.cpu_ms, moved: self.moved }
+        LeaseProgress { lease, log_bytes: self.log_bytes, cpu_ms: self.cpu_ms, moved: self.moved, before: self.renewed }
     }
 }
 
@@ -308,7 +310,7 @@ impl Engine {
             return self.wake_at(place, Some(now + INPUT_BACKOFF));
         };
         self.queue.serve(place);
-        let own = OwnLease { cores: order.action.cores, memory: order.limits.memory, log_bytes: 0, cpu_ms: 0, moved: now };
+        let own = OwnLease { cores: order.action.cores, memory: order.limits.memory, log_bytes: 0, cpu_ms: 0, moved: now, renewed: now };
         self.take_free(Capacity { cores: own.cores, memory: own.memory });
         self.desk.leases.insert(lease, own);
         self.presence_changed(now);
@@ -364,7 +366,7 @@ impl Engine {
                 self.drop_lease(now, lease, "nothing needs it any more");
                 self.hand_back(now, &[lease]);
             } else if !mine {
-                self.drop_lease(now, lease, "another builder holds the lease");
+                self.drop_lease(now, lease, "another builder holds the lease, or its time is over");
             }
         }
         let results: Vec<LeaseRef> = self.desk.results.range(span).map(|(lease, _)| *lease).collect();
@@ -421,12 +423,14 @@ impl Engine {
 
     pub(super) fn renew(&mut self, now: Timestamp) {
         self.end_still(now);
+        self.mind_lapsed(now);
         self.desk.ended.retain(|(at, _)| now.since(*at) < STILL_RENEWED);
         let ended = self.desk.ended.iter().rev().map(|(_, progress)| *progress);
         let leases: Vec<LeaseProgress> = self.own_progress().into_iter().chain(ended).take(LEASES_PER_NODE_MAX).collect();
         if self.desk.leases.is_empty() {
             return;
         }
+        self.desk.leases.values_mut().for_each(|own| own.renewed = now);
         self.arm(Timer::Renew, now + self.params.lease_ttl / 3);
         if let Ok(leases) = BoundedVec::try_from(leases) {
             self.author(now, Payload::Renewal(Renewal { leases }), self.params.lease_ttl * 3);
@@ -466,10 +470,11 @@ impl Engine {
         self.desk.ended.push((now, own.progress(lease)));
         let salt = self.salt(&lease, &outcome, again.as_ref());
         let commitment = outcome.commitment(again.as_ref(), &operator, &salt);
+        let says = Says::of(&outcome, lease.slot);
         let result = OwnResult { lease, outcome, again, salt, particulars };
         self.outputs.push_back(Output::PersistResult(result.clone()));
         self.desk.results.insert(lease, result);
-        self.commit(now, lease, commitment);
+        self.commit(now, lease, (commitment, says));
         self.seek_work(now);
     }
 
@@ -489,16 +494,17 @@ impl Engine {
     }
 
     /// Commits to a result, once under each lease.
-    fn commit(&mut self, now: Timestamp, lease: LeaseRef, commitment: [u8; 32]) {
+    fn commit(&mut self, now: Timestamp, lease: LeaseRef, (commitment, says): ([u8; 32], Says)) {
         if self.has_committed(&lease) {
             return;
         }
         let own = |(record, claim): &(&SharedRecord, &Claim)| record.author_key() == self.node.0 && claim.lease == lease;
         let claimed = self.board.claims(&lease.action, lease.slot).find(own).map(|(record, _)| record.issued());
-        let sign = self.board.renewed(&self.node, &lease).max(claimed);
+        let told = self.board.author(&self.node.0).and_then(|own| self.board.renewed_by(own, &lease));
+        let sign = told.map(|(issued, told)| told.renewed_at(issued, self.params.lease_ttl)).max(claimed);
         let ago = now.since(sign.unwrap_or(now));
         let renewed_ago_ms = u32::try_from(ago.as_millis()).unwrap_or(u32::MAX);
-        self.author(now, Payload::Commitment(Commitment { lease, commitment, renewed_ago_ms }), EVIDENCE_LIFETIME);
+        self.author(now, Payload::Commitment(Commitment { lease, commitment, says, renewed_ago_ms }), EVIDENCE_LIFETIME);
     }
 
     fn reveal(&mut self, now: Timestamp, lease: LeaseRef) {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fraud::PROVABLE_BYTES_MAX;
 use super::{Life, RECORD_BYTES_MAX};
+use crate::blame::is_larger;
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::codec::{self, DecodeError};
 use crate::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
@@ -13,6 +14,7 @@ use crate::keys::{self, SecretKey, Signature, SignatureError};
 use crate::outcome::{Outcome, Particulars};
 use crate::time::Timestamp;
 use crate::trust::order::SignedOrder;
+use crate::verdict::ballot::lacks_room;
 
 pub use super::fraud::FraudProof;
 pub use super::notice::{EnvironmentName, Rotation, SUSPENSION, Suspension, TestReport, Withdraw, rotation_message};
@@ -142,6 +144,16 @@ pub struct LeaseProgress {
     pub cpu_ms: u64,
     /// When one of them last grew: a build that stands still for too long loses its lease, however often it is renewed.
     pub moved: Timestamp,
+    /// When the lease was renewed before, or claimed where it never was. A Renewal that comes more than one TTL later finds
+    /// a lease that has lapsed, and has no effect.
+    pub before: Timestamp,
+}
+
+impl LeaseProgress {
+    /// The last renewal that was in time, by a Renewal issued at `issued` of leases that last for `ttl`.
+    pub fn renewed_at(&self, issued: Timestamp, ttl: Duration) -> Timestamp {
+        if issued > self.before + ttl { self.before } else { issued }
+    }
 }
 
 /// The most leases that one node may hold: all fit into one Renewal.
@@ -219,6 +231,30 @@ pub struct Have {
     pub blobs: BoundedVec<BlobHash, 100>,
 }
 
+/// What a commitment hides, in so far as it must be known before it is opened: whether it may open what others built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Says {
+    /// A word on the job.
+    Word,
+    /// That memory, disk or time were lacking, on a machine that may have been too small.
+    TooSmall,
+    /// Nothing of the job: the machine spoilt the build.
+    Nothing,
+}
+
+impl Says {
+    /// Of an outcome in a slot.
+    pub fn of(outcome: &Outcome, slot: SlotNo) -> Self {
+        if !outcome.is_vote() {
+            Self::Nothing
+        } else if lacks_room(outcome) && !is_larger(slot) && !slot.is_arbiter() {
+            Self::TooSmall
+        } else {
+            Self::Word
+        }
+    }
+}
+
 /// Says that an outcome is known, without saying which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commitment {
@@ -226,6 +262,8 @@ pub struct Commitment {
     pub lease: LeaseRef,
     /// [`Outcome::commitment`].
     pub commitment: [u8; 32],
+    /// What kind of outcome. A Reveal of another kind does not open it.
+    pub says: Says,
     /// Milliseconds since the lease was last renewed, or claimed where it never was: a Renewal is forgotten soon after the
     /// next, and who claimed the slot too early would then look as if it had not.
     pub renewed_ago_ms: u32,
@@ -255,6 +293,11 @@ pub struct Reveal {
 }
 
 impl Reveal {
+    /// Whether it opens `commitment`, as a reveal of `operator` under the same lease.
+    pub fn fits(&self, commitment: &Commitment, operator: &OperatorId) -> bool {
+        commitment.says == Says::of(&self.outcome, self.lease.slot) && self.opens(operator) == commitment.commitment
+    }
+
     /// The commitment that it opens, as a reveal of `operator`.
     pub fn opens(&self, operator: &OperatorId) -> [u8; 32] {
         self.outcome.commitment(self.again.as_ref(), operator, &self.salt)

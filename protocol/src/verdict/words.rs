@@ -7,20 +7,19 @@
 //! - An operator has no vote in an attempt in which another of its commitments is not opened, or is opened to another
 //!   word on the job.
 //! - A branch has no vote for what another had opened before it committed, if it had committed to something else before
-//!   that. What it had opened before the other even committed does no harm, if that says nothing of the job or only that
-//!   the machine was too small: such words open nobody's result.
+//!   that.
 //!
-//! The first knows no time, so it can't be got around by dates that are not true. The second does; who lies about
-//! moments, too, must have two operators of one branch for it, or spoil a build.
+//! Commitments that say beforehand that they are no word, or only that the machine was too small, are left out of both:
+//! they open nobody's result, and whoever says so may try again. The first rule knows no time, so it can't be got around
+//! by dates that are not true. The second does: who lies about moments, too, must have two operators of one branch for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ballot::lacks_room;
 use super::{Attestation, Branch};
-use crate::blame::{attempt_of, is_larger};
+use crate::blame::attempt_of;
 use crate::id::{NodeId, OperatorId};
 use crate::outcome::Outcome;
-use crate::record::payload::{LeaseRef, Reveal};
+use crate::record::payload::{LeaseRef, Reveal, Says};
 use crate::record::{Payload, SharedRecord};
 use crate::time::Timestamp;
 
@@ -41,6 +40,7 @@ struct Word<'a> {
     speaker: Speaker,
     lease: LeaseRef,
     committed: Timestamp,
+    says: Says,
     /// When it was opened, and how.
     opened: Option<(Timestamp, &'a Reveal)>,
 }
@@ -51,18 +51,9 @@ impl Word<'_> {
         self.opened.map(|(_, reveal)| &reveal.outcome).filter(|outcome| outcome.is_vote())
     }
 
-    fn is_soft(&self) -> bool {
-        self.vote().is_some_and(lacks_room) && !is_larger(self.lease.slot)
-    }
-
     /// A word on the job that is more than that the machine was too small.
     fn firm(&self) -> Option<&Outcome> {
-        self.vote().filter(|_| !self.is_soft())
-    }
-
-    /// Whether it opened nobody's result that was committed to at `moment` or later.
-    fn was_harmless(&self, moment: Timestamp) -> bool {
-        self.opened.is_some_and(|(at, _)| at < moment) && self.firm().is_none()
+        self.vote().filter(|_| self.says == Says::Word)
     }
 }
 
@@ -94,19 +85,19 @@ impl Words {
             let (node, Payload::Commitment(said)) = (NodeId(record.author_key()), record.payload()) else { continue };
             let Some(speaker) = speaker(&node) else { continue };
             // The same said twice is said once, at the earlier moment.
-            if let Some(at) = seen.get(&(node, said.lease, said.commitment)) {
+            if let Some(at) = seen.get(&(node, said.lease, said.commitment, said.says)) {
                 let word: &mut Word<'_> = &mut words[*at];
                 word.committed = word.committed.min(record.issued());
                 continue;
             }
-            seen.insert((node, said.lease, said.commitment), words.len());
+            seen.insert((node, said.lease, said.commitment, said.says), words.len());
             let of_lease = reveals.get(&(node, said.lease)).into_iter().flatten();
             // The hash of what was revealed is computed only where something was committed to.
-            let fitting = of_lease.filter(|(_, reveal)| reveal.opens(&speaker.operator) == said.commitment);
+            let fitting = of_lease.filter(|(_, reveal)| reveal.fits(said, &speaker.operator));
             let fitting: Vec<(Timestamp, &Reveal)> = fitting.copied().collect();
             opened.extend(fitting.iter().map(|(at, reveal)| (node, Attestation::of(speaker.operator, *at, reveal))));
             let first = fitting.into_iter().min_by_key(|(at, _)| *at);
-            words.push(Word { node, speaker, lease: said.lease, committed: record.issued(), opened: first });
+            words.push(Word { node, speaker, lease: said.lease, committed: record.issued(), says: said.says, opened: first });
         }
         words.retain(|word| !word.lease.slot.is_arbiter());
         let copies: BTreeSet<(NodeId, LeaseRef)> =
@@ -127,27 +118,23 @@ fn of_one_attempt(one: &Word<'_>, other: &Word<'_>) -> bool {
 fn is_void(word: &Word<'_>, words: &[Word<'_>]) -> bool {
     let Some(vote) = word.vote() else { return false };
     let others = || words.iter().filter(|other| (other.node, other.lease) != (word.node, word.lease) && of_one_attempt(word, other));
-    let contradicts =
-        |other: &Word<'_>| other.opened.is_none() || word.firm().is_some() && other.firm().is_some_and(|other| word.firm() != Some(other));
-    if others().any(|other| other.speaker.operator == word.speaker.operator && contradicts(other)) {
+    let mut own = others().filter(|other| other.says == Says::Word && other.speaker.operator == word.speaker.operator);
+    if own.any(|other| other.vote().is_none() || word.firm().is_some_and(|firm| other.firm() != Some(firm))) {
         return true;
     }
     // What it could have been copied from.
-    let visible = others().filter(|other| {
+    let mut visible = others().filter(|other| {
         let shown = other.opened.is_some_and(|(at, _)| at <= word.committed);
         shown && other.speaker.counts && other.speaker.branch != word.speaker.branch && other.vote() == Some(vote)
     });
-    let Some(since) = visible.map(|other| other.committed).min() else { return false };
-    let unlike = |other: &&Word<'_>| other.committed < word.committed && other.vote() != Some(vote);
-    others().filter(unlike).any(|other| other.speaker.branch == word.speaker.branch && !other.was_harmless(since))
+    let unlike = |other: &Word<'_>| other.says == Says::Word && other.committed < word.committed && other.vote() != Some(vote);
+    visible.next().is_some() && others().any(|other| other.speaker.branch == word.speaker.branch && unlike(other))
 }
 
 /// Whether nothing that the branch of a word says from now on would be a vote, since what others opened is visible.
 fn is_spent(word: &Word<'_>, words: &[Word<'_>]) -> bool {
-    let mut visible = words.iter().filter(|other| {
-        of_one_attempt(word, other) && other.speaker.counts && other.speaker.branch != word.speaker.branch && other.firm().is_some()
-    });
-    visible.any(|other| !word.was_harmless(other.committed))
+    let mut others = words.iter().filter(|other| of_one_attempt(word, other) && other.speaker.branch != word.speaker.branch);
+    word.says == Says::Word && others.any(|other| other.speaker.counts && other.firm().is_some())
 }
 
 #[cfg(test)]

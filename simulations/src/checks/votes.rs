@@ -7,6 +7,7 @@ use barnraiser_protocol::engine::Engine;
 use barnraiser_protocol::id::{ActionId, BatchId, NodeId, OperatorId};
 use barnraiser_protocol::outcome::{FailureClass, Outcome};
 use barnraiser_protocol::policy::{Policy, Voters};
+use barnraiser_protocol::record::payload::Says;
 use barnraiser_protocol::verdict::{Verdict, VerdictState};
 
 use crate::world::work::Work;
@@ -40,7 +41,7 @@ pub fn revealed(engine: &Engine, action: &ActionId) -> BTreeMap<OperatorId, BTre
 /// the machine was too small, is beside the point.
 fn undecided(engine: &Engine, action: &ActionId) -> BTreeSet<OperatorId> {
     let mut attempts: BTreeMap<(OperatorId, u16), (BTreeSet<Outcome>, bool)> = BTreeMap::new();
-    for (record, said) in engine.board().commitments(action).filter(|(_, said)| !said.lease.slot.is_arbiter()) {
+    for (record, said) in engine.board().commitments(action).filter(|(_, said)| said.says == Says::Word && !said.lease.slot.is_arbiter()) {
         let node = NodeId(record.author_key());
         let Some(operator) = engine.members().operator_of(&node) else { continue };
         let (words, closed) = attempts.entry((operator, attempt_of(said.lease.slot))).or_default();
@@ -56,7 +57,11 @@ fn undecided(engine: &Engine, action: &ActionId) -> BTreeSet<OperatorId> {
     let mut clear = BTreeSet::new();
     let mut doubtful = BTreeSet::new();
     for ((operator, _), (words, closed)) in attempts {
-        if closed || words.len() > 1 { doubtful.insert(operator) } else { clear.insert(operator) };
+        if closed || words.len() > 1 {
+            doubtful.insert(operator)
+        } else {
+            clear.insert(operator)
+        };
     }
     doubtful.difference(&clear).copied().collect()
 }

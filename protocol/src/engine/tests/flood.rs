@@ -13,7 +13,7 @@ fn stranger(number: u32) -> SecretKey {
 fn noise(by: u32, sequence: u64, now: Timestamp, lease: LeaseRef) -> SharedRecord {
     let payload = match sequence % 3 {
         0 => Payload::Claim(Claim { lease, batch: BatchId([7; 32]), follows: ClaimTag::default() }),
-        1 => Payload::Commitment(Commitment { lease, commitment: [9; 32], renewed_ago_ms: 0 }),
+        1 => Payload::Commitment(Commitment { lease, commitment: [9; 32], says: Says::Word, renewed_ago_ms: 0 }),
         _ => Payload::Have(Have { blobs: BoundedVec::new() }),
     };
     Record::author(&stranger(by), NETWORK, sequence, now, now + DAY * 3000, payload).unwrap()

@@ -57,7 +57,12 @@ fn who_reveals_two_outcomes_has_no_vote_from_then_on() {
 fn node_that_commits_twice_under_one_lease_is_proven_a_fraud() {
     let (mut net, _) = built();
     let (liar, truth) = revealed(&net);
-    say(&mut net, &node_key(liar), 900, Payload::Commitment(Commitment { lease: truth.lease, commitment: [66; 32], renewed_ago_ms: 0 }));
+    say(
+        &mut net,
+        &node_key(liar),
+        900,
+        Payload::Commitment(Commitment { lease: truth.lease, commitment: [66; 32], says: Says::Word, renewed_ago_ms: 0 }),
+    );
     net.run(Duration::from_secs(61));
     assert!(net.engines.iter().all(|engine| engine.members().is_proven(&operator_key(liar).operator())));
 }
@@ -104,7 +109,7 @@ fn two_nodes_of_one_operator_that_built_the_same_slot_are_no_fraud() {
     let (who, lease) = (u8::try_from(net.started[0].0).unwrap(), net.started[0].1.lease);
     let certificate = NodeCertificate::new(&node_key(60), &NETWORK, &operator_key(who).operator());
     say(&mut net, &operator_key(who), 2, Payload::NodeCertificate(certificate.into()));
-    say(&mut net, &node_key(60), 1, Payload::Commitment(Commitment { lease, commitment: [9; 32], renewed_ago_ms: 0 }));
+    say(&mut net, &node_key(60), 1, Payload::Commitment(Commitment { lease, commitment: [9; 32], says: Says::Word, renewed_ago_ms: 0 }));
     net.run(Duration::from_millis(1));
     net.finish_builds();
     net.run(Duration::from_secs(61));
@@ -125,7 +130,7 @@ fn restored_backup_that_reuses_a_sequence_harms_nobody() {
     let (net, _) = built();
     let (node, truth) = revealed(&net);
     let key = node_key(node);
-    let progress = |log_bytes| LeaseProgress { lease: truth.lease, log_bytes, cpu_ms: 1, moved: START };
+    let progress = |log_bytes| LeaseProgress { lease: truth.lease, log_bytes, cpu_ms: 1, moved: START, before: START };
     let renewal = |log_bytes| Payload::Renewal(Renewal { leases: vec![progress(log_bytes)].try_into().unwrap() });
     let presence = |cores| Payload::Presence(Presence { cores, os: "linux".try_into().unwrap(), ..Presence::farewell() }.into());
     let back = |epoch| Payload::HandBack(HandBack { leases: vec![LeaseRef { epoch, ..truth.lease }].try_into().unwrap() });
@@ -137,7 +142,7 @@ fn restored_backup_that_reuses_a_sequence_harms_nobody() {
             said.push(Record::author(&key, NETWORK, sequence, net.now, Timestamp::MAX, payload).unwrap());
         }
         let lease = LeaseRef { epoch: 70 + u32::try_from(n).unwrap(), ..truth.lease };
-        let commitment = Payload::Commitment(Commitment { lease, commitment: [9; 32], renewed_ago_ms: 0 });
+        let commitment = Payload::Commitment(Commitment { lease, commitment: [9; 32], says: Says::Word, renewed_ago_ms: 0 });
         said.push(Record::author(&key, NETWORK, sequence, net.now, Timestamp::MAX, commitment).unwrap());
     }
     // What was said before is said again, in another record and with the same words.
@@ -187,7 +192,7 @@ fn strangers_contradictions_are_not_proven() {
             &mut net,
             &node_key(60),
             n.into(),
-            Payload::Commitment(Commitment { lease: truth.lease, commitment: [n; 32], renewed_ago_ms: 0 }),
+            Payload::Commitment(Commitment { lease: truth.lease, commitment: [n; 32], says: Says::Word, renewed_ago_ms: 0 }),
         );
     }
     net.run(Duration::from_secs(61));

@@ -2,7 +2,7 @@
 
 use crate::bounded::BoundedVec;
 use crate::outcome::{FailureClass, Outcome};
-use crate::record::payload::{HAND_BACKS_MAX, HandBack, LeaseRef};
+use crate::record::payload::{HAND_BACKS_MAX, HandBack, LeaseRef, Says};
 use crate::record::{Kind, Payload};
 use crate::table::Place;
 use crate::time::Timestamp;
@@ -75,8 +75,12 @@ impl Engine {
         let sure = |result: &OwnResult| heard || !matches!(result.outcome, Outcome::Failure { class: FailureClass::Lost, .. });
         let results =
             self.desk.results.values().filter(|result| sure(result) && !building(&result.lease) && !self.has_committed(&result.lease));
-        let missing: Vec<_> =
-            results.map(|result| (result.lease, result.outcome.commitment(result.again.as_ref(), &operator, &result.salt))).collect();
+        let missing: Vec<_> = results
+            .map(|result| {
+                let commitment = result.outcome.commitment(result.again.as_ref(), &operator, &result.salt);
+                (result.lease, (commitment, Says::of(&result.outcome, result.lease.slot)))
+            })
+            .collect();
         for (lease, commitment) in missing {
             self.commit(now, lease, commitment);
             self.look_again(now, &lease.action);

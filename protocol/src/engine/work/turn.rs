@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::blame::is_larger;
 use crate::id::{ActionId, NodeId, OperatorId};
@@ -105,13 +106,11 @@ impl Engine {
             let draws = Draws::new(&nonce, action, *slot);
             let open_since = state.open_since.iter().find(|(no, _)| no == slot).map(|(_, since)| *since);
             let since = open_since.unwrap_or(now).max(self.desk.free_since);
-            let Some(mut at) = self.slot_turn(now, place, *slot, &demand, &draws, since, &mut assigned) else { continue };
-            // Who let the lease lapse leaves it to others first.
-            if *lapsed == Some(me) {
-                at = at + self.params.lease_ttl * 2;
-            }
-            // By this node's clock, which may be behind the last holder's: a claim from before the end of a lease is void.
-            let at = at.max(ended.unwrap_or_default());
+            let Some(at) = self.slot_turn(now, place, *slot, &demand, &draws, since, &mut assigned) else { continue };
+            // By this node's clock, which may be behind the last holder's: a claim from before the end of a lease is void,
+            // and so is one of who let it lapse and does not leave it to others first.
+            let sits_out = if *lapsed == Some(me) { self.lease_rules().sits_out() } else { Duration::ZERO };
+            let at = at.max(ended.unwrap_or_default() + sits_out);
             // The slot whose turn comes first; of several, that with the lowest number.
             if best.is_none_or(|best| at < best.at) {
                 best = Some(Turn { slot: *slot, epoch: *epoch, follows: *follows, at });
