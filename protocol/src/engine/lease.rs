@@ -1,6 +1,6 @@
 //! Who holds a slot: a pure function of the claims and of the signs of life on it (DESIGN section 6).
 //!
-//! Epochs form a chain from 1. A claim for the next epoch counts only if it cites the lease before it, and that had ended
+//! Epochs form a chain from 1, or from the lowest whose claims have not expired. A claim for the next epoch counts only if it cites the lease before it, and that had ended
 //! when the claim was issued: given back, without a sign of life for one TTL, or held for as long as a build may take. Of
 //! the claims of an epoch that were issued within a window after the first the lowest batch, then the lowest draw wins, so
 //! everyone who knows the same records names the same holder. Who let a lease lapse sits out that slot for two TTLs, and
@@ -112,18 +112,36 @@ impl Link<'_> {
     }
 }
 
+/// Epochs are counted up to this: who begins with a greater one would leave no next.
+const EPOCH_MAX: u32 = 1 << 30;
+
+/// Whether a claim can be the first of its slot, or of those that have not expired: then it cites what is not known any
+/// more.
+fn may_be_first(claim: &ClaimView) -> bool {
+    (claim.epoch == 1) == (claim.follows == ClaimTag::default()) && claim.epoch <= EPOCH_MAX
+}
+
+/// The epoch with which the chain begins: the lowest that is live, all claims having the same lifetime. A claim of a
+/// lower epoch that comes later than the window after the first of all claims takes nothing from who follows that.
+fn root_epoch(claims: &[ClaimView], rules: Rules) -> Option<u32> {
+    let roots = || claims.iter().filter(|claim| may_be_first(claim));
+    let first = roots().map(|claim| claim.issued).min()?;
+    roots().filter(|claim| claim.issued <= first + rules.window).map(|claim| claim.epoch).min()
+}
+
 /// The claims that won, epoch by epoch.
 pub(super) fn chain(claims: &mut [ClaimView], rules: Rules) -> Vec<Link<'_>> {
     claims.sort_by_key(|claim| (claim.epoch, claim.batch, claim.draw, claim.record));
     let mut chain: Vec<Link<'_>> = Vec::new();
-    for of_epoch in claims.chunk_by(|one, other| one.epoch == other.epoch) {
-        let next = chain.last().map_or(1, |last| last.claim.epoch.saturating_add(1));
+    let Some(root) = root_epoch(claims, rules) else { return chain };
+    for of_epoch in claims.chunk_by(|one, other| one.epoch == other.epoch).skip_while(|of_epoch| of_epoch[0].epoch < root) {
+        let next = chain.last().map_or(root, |last| last.claim.epoch.saturating_add(1));
         if of_epoch[0].epoch != next {
             break;
         }
         let link = |claim| match chain.last() {
             Some(last) => last.followed_by(claim, rules),
-            None => (claim.follows == ClaimTag::default()).then_some(Link { claim, spent: Duration::ZERO }),
+            None => may_be_first(claim).then_some(Link { claim, spent: Duration::ZERO }),
         };
         let valid: Vec<Link<'_>> = of_epoch.iter().filter_map(link).collect();
         let Some(first) = valid.iter().map(|link| link.claim.issued).min() else { break };
@@ -419,6 +437,25 @@ mod tests {
     fn epoch_that_does_not_follow_is_void() {
         let state = resolve(vec![claim(4_000_000_000, 7, 0)], at(1), RULES);
         assert_eq!(state, SlotState::Open { epoch: 1, follows: ClaimTag::default(), since: None, lapsed: None });
+    }
+
+    /// What holds of claims that have expired is not known any more, and whoever followed them stays where it is: it was
+    /// stopped, and the slot claimed from the first epoch on.
+    #[test]
+    fn chain_begins_at_the_lowest_live_epoch() {
+        let (first, second) = (claim(1, 3, 0), claim(2, 7, 190));
+        let third = ClaimView { follows: ClaimTag::of(&second.record), ..claim(3, 5, 400) };
+        for live in [vec![first, second.clone(), third.clone()], vec![second, third.clone()], vec![third]] {
+            assert_eq!(holder(&resolve(live, at(401), RULES)), (5, 3));
+        }
+    }
+
+    /// Nobody begins a chain anew below who holds the slot, and nobody so high that none can follow.
+    #[test]
+    fn claim_of_a_lower_epoch_that_comes_late_is_void() {
+        assert_eq!(holder(&resolve(vec![claim(2, 7, 190), claim(1, 3, 310)], at(311), RULES)), (3, 1));
+        assert_eq!(holder(&resolve(vec![claim(2, 7, 190), claim(1, 3, 311)], at(312), RULES)), (7, 2));
+        assert_eq!(holder(&resolve(vec![claim(1, 3, 0), claim(900, 7, 1)], at(2), RULES)), (3, 1));
     }
 
     proptest! {

@@ -29,8 +29,6 @@ use super::propagation::Propagation;
 use super::settle::Demand;
 use turn::Turn;
 
-/// Commitments and reveals are kept so long: half a year, until seals gather them (DESIGN section 5).
-const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 /// How long a node leaves an action alone whose inputs it could not get; twice as long each further time, ...
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
 /// ... but no longer than this. Every try costs three records that all nodes keep for a week.
@@ -433,7 +431,7 @@ impl Engine {
         self.desk.leases.values_mut().for_each(|own| own.renewed = now);
         self.arm(Timer::Renew, now + self.params.lease_ttl / 3);
         if let Ok(leases) = BoundedVec::try_from(leases) {
-            self.author(now, Payload::Renewal(Renewal { leases }), self.params.lease_ttl * 3);
+            self.author(now, Payload::Renewal(Renewal { leases }), Kind::Renewal.lifetime_max());
         }
     }
 
@@ -504,7 +502,7 @@ impl Engine {
         let sign = told.map(|(issued, told)| told.renewed_at(issued, self.params.lease_ttl)).max(claimed);
         let ago = now.since(sign.unwrap_or(now));
         let renewed_ago_ms = u32::try_from(ago.as_millis()).unwrap_or(u32::MAX);
-        self.author(now, Payload::Commitment(Commitment { lease, commitment, says, renewed_ago_ms }), EVIDENCE_LIFETIME);
+        self.author(now, Payload::Commitment(Commitment { lease, commitment, says, renewed_ago_ms }), Kind::Commitment.lifetime_max());
     }
 
     fn reveal(&mut self, now: Timestamp, lease: LeaseRef) {
@@ -512,7 +510,7 @@ impl Engine {
         // Open before the record is sent: who hears of the output may ask for it at once.
         self.outputs.push_back(Output::Open(result.clone()));
         let OwnResult { lease, outcome, again, salt, particulars } = result;
-        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }.into()), EVIDENCE_LIFETIME);
+        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }.into()), Kind::Reveal.lifetime_max());
         self.outputs.push_back(Output::ForgetResult(lease));
     }
 

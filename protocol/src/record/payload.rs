@@ -457,6 +457,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A week: longer than any build.
 const CLAIM_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Half a year: commitments and reveals are kept so long, until seals gather them (DESIGN section 5).
+const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 /// "As long as the network": a century.
 const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 3600);
 
@@ -478,9 +480,9 @@ payloads! {
     /// See [`Have`].
     Have(Have) = 8, Board, DAY;
     /// See [`Commitment`].
-    Commitment(Commitment) = 16, Evidence, FOREVER;
+    Commitment(Commitment) = 16, Evidence, EVIDENCE_LIFETIME;
     /// See [`Reveal`].
-    Reveal(Box<Reveal>) = 17, Evidence, FOREVER;
+    Reveal(Box<Reveal>) = 17, Evidence, EVIDENCE_LIFETIME;
     /// See [`Seal`].
     Seal(Box<Seal>) = 18, Evidence, FOREVER;
     /// See [`OperatorCertificate`].
@@ -516,9 +518,18 @@ impl Kind {
     pub fn latest_expiry(self, issued: Timestamp) -> Timestamp {
         issued + self.lifetime_max()
     }
-    /// The earliest expiry that a record of this type may have: what revokes another must not end before that does.
+    /// The earliest expiry that a record of this type may have: what revokes another must not end before that does, and
+    /// what leases and votes rest on ends at the same time, whoever says it.
     pub fn earliest_expiry(self, issued: Timestamp) -> Timestamp {
-        if self.revokes() { self.latest_expiry(issued) } else { issued }
+        if self.has_one_lifetime() { self.latest_expiry(issued) } else { issued }
+    }
+    /// Whether all records of this type live equally long. A node says itself for how long it is present, and how long
+    /// what it says of itself as an operator is true.
+    pub const fn has_one_lifetime(self) -> bool {
+        match self.life() {
+            Life::Board | Life::Evidence => !matches!(self, Self::Presence),
+            Life::Standing => self.revokes(),
+        }
     }
     /// Whether records of this type take something away from others.
     const fn revokes(self) -> bool {

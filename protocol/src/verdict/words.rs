@@ -117,7 +117,7 @@ fn of_one_attempt(one: &Word<'_>, other: &Word<'_>) -> bool {
 /// Whether a word gives no vote for what else was said by its operator or branch.
 fn is_void(word: &Word<'_>, words: &[Word<'_>]) -> bool {
     let Some(vote) = word.vote() else { return false };
-    let others = || words.iter().filter(|other| (other.node, other.lease) != (word.node, word.lease) && of_one_attempt(word, other));
+    let others = || words.iter().filter(|other| !std::ptr::eq(*other, word) && of_one_attempt(word, other));
     let mut own = others().filter(|other| other.says == Says::Word && other.speaker.operator == word.speaker.operator);
     if own.any(|other| other.vote().is_none() || word.firm().is_some_and(|firm| other.firm() != Some(firm))) {
         return true;

@@ -74,7 +74,9 @@ pub fn check(engine: &Engine, action: &ActionId, work: &Work) -> Result<(), Stri
     for batch in batches {
         let Some(verdict) = engine.verdict_of(&batch, action) else { continue };
         let Some(policy) = super::policy_of(engine, &batch) else { continue };
-        let copied = undecided(engine, action);
+        // That a machine was lost is no vote, and can be nobody's copy.
+        let poison = matches!(verdict.outcome, Some(Outcome::Failure { class: FailureClass::Lost, .. }));
+        let copied = if poison { BTreeSet::new() } else { undecided(engine, action) };
         if let Some(operator) = verdict.agreeing.iter().find(|who| copied.contains(who) && verdict.arbiter != Some(**who)) {
             return Err(format!("{}: operator {} is counted and committed to something else, too", action.short(), operator.short()));
         }

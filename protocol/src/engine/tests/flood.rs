@@ -73,13 +73,13 @@ fn share_of_strangers_is_free_again_when_records_end() {
     let mut net = Net::new(1, Policy::small(), chain());
     let have = |by: u32, sequence: u64, now: Timestamp| {
         let payload = Payload::Have(Have { blobs: BoundedVec::new() });
-        Record::author(&stranger(by), NETWORK, sequence, now, now + Duration::from_secs(60), payload).unwrap()
+        Record::author(&stranger(by), NETWORK, sequence, now, Timestamp::MAX, payload).unwrap()
     };
     for sequence in 0..STRANGER_RECORDS_MAX as u64 {
         assert_eq!(net.engines[0].receive(net.now, &have(1, sequence, net.now)), Reception::New);
     }
     assert_eq!(net.engines[0].receive(net.now, &have(1, 9999, net.now)), Reception::OverQuota);
-    net.run(Duration::from_secs(3600));
+    net.run(Kind::Have.lifetime_max() + Duration::from_secs(3600));
     assert_eq!(net.engines[0].receive(net.now, &have(1, 9999, net.now)), Reception::New);
 }
 
