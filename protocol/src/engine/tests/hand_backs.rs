@@ -161,6 +161,28 @@ fn a_restart_hands_back_what_the_node_holds_and_nothing_else() {
     assert_eq!(told, held);
 }
 
+/// A HandBack from before the claim gives nothing back, and was written again and again, until the stack was full.
+#[test]
+fn a_restart_with_a_clock_that_was_set_back_hands_back_nothing_in_vain() {
+    let (mut net, first, _, _, lease) = two_jobs();
+    let (key, now) = (node_key(u8::try_from(first).unwrap()), Timestamp(net.now.0 - 30_000));
+    let config = Config { key, facts: facts(), programs: BTreeSet::new(), lend: Lend { builds: false, ..lend() } };
+    let mut again = Engine::new(net.engines[first].params.clone(), config, [9; 32], now);
+    for record in net.engines[first].board.records() {
+        again.receive(now, record);
+    }
+    again.hand_back_lost(now);
+    while let Some(output) = again.poll_output() {
+        if let Output::Fetch { want, .. } = output {
+            again.handle(now, Input::Fetched { want, bytes: net.graph.to_bytes().into() });
+        }
+    }
+    assert_eq!(again.board.of_kind(Kind::HandBack).count(), 0);
+    net.engines[first] = again;
+    net.run(Duration::from_secs(400));
+    assert!(net.engines[0].board.claims(&lease.action, lease.slot).any(|(_, claim)| claim.lease.epoch == 2), "others go on");
+}
+
 /// A node that was stopped in good order was taken for present, and for a rival whose turn comes first, until its Presence
 /// expired.
 #[test]

@@ -50,7 +50,10 @@ impl Engine {
         let Some(state) = self.state(place) else { return };
         let action = self.board.action_id(place);
         let held = state.slots.iter().filter_map(|(slot, of)| match of {
-            SlotState::Held(tenure) if tenure.node == self.node => Some(LeaseRef { action, slot: *slot, epoch: tenure.epoch }),
+            // By a clock that was set back since, the claim is in the future: to give it back before would be in vain.
+            SlotState::Held(tenure) if tenure.node == self.node && tenure.since <= now => {
+                Some(LeaseRef { action, slot: *slot, epoch: tenure.epoch })
+            }
             _ => None,
         });
         let known = |lease: &LeaseRef| self.desk.leases.contains_key(lease) || self.desk.results.contains_key(lease);
