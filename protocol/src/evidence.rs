@@ -16,6 +16,7 @@ use crate::policy::{Policy, PolicyError};
 use crate::record::{Kind, Payload, RECORD_BYTES_MAX, Record, RecordError, SharedRecord};
 use crate::trust::charter::{Charter, CharterError, CharterParts};
 use crate::trust::members::Members;
+use crate::verdict::words::Words;
 use crate::verdict::{Attestation, Verdict, verdict};
 
 /// The most bytes of an evidence blob.
@@ -185,18 +186,11 @@ fn bars(record: &Record, members: &Members, of: &BTreeSet<OperatorId>) -> bool {
 
 /// Reveals whose commitment is among the records, by operators that are known.
 fn attestations(records: &[SharedRecord], members: &Members, action: &ActionId) -> Vec<Attestation> {
-    let committed: BTreeSet<_> = records
-        .iter()
-        .filter_map(|record| match record.payload() {
-            Payload::Commitment(commitment) => Some((record.author_key(), commitment.lease, commitment.commitment)),
-            _ => None,
-        })
-        .collect();
-    let opened = records.iter().filter_map(|record| {
-        let Payload::Reveal(reveal) = record.payload() else { return None };
-        let operator = members.operator_of(&NodeId(record.author_key()))?;
-        let fits = reveal.lease.action == *action && committed.contains(&(record.author_key(), reveal.lease, reveal.opens(&operator)));
-        fits.then(|| Attestation::of(operator, record.issued(), reveal))
-    });
-    opened.collect()
+    let of_action = |record: &&SharedRecord| match record.payload() {
+        Payload::Commitment(said) => said.lease.action == *action,
+        Payload::Reveal(said) => said.lease.action == *action,
+        _ => false,
+    };
+    let words = Words::of(records.iter().filter(of_action), |node| members.speaker(node));
+    words.opened.into_iter().map(|(_, attestation)| attestation).collect()
 }

@@ -8,6 +8,7 @@
 //! machine is.
 
 pub(crate) mod ballot;
+pub(crate) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,8 @@ pub struct Attestation {
     pub fingerprint: String,
     /// When it was revealed.
     pub revealed: Timestamp,
+    /// Whether it is no vote for what else its operator or branch committed to: it could be a copy of what others opened.
+    pub void: bool,
 }
 
 impl Attestation {
@@ -51,6 +54,7 @@ impl Attestation {
             again: reveal.again.clone(),
             fingerprint: reveal.particulars.fingerprint.to_string(),
             revealed,
+            void: false,
         }
     }
 
@@ -275,6 +279,7 @@ mod tests {
             again: None,
             fingerprint: "linux".into(),
             revealed: Timestamp(0),
+            void: false,
         }
     }
 

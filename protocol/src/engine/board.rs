@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{ActionId, NodeId, RecordId};
-use crate::record::payload::{Claim, Commitment, HandBack, LeaseProgress, LeaseRef, Presence, Renewal, Reveal, SlotNo};
+use crate::record::payload::{Claim, Commitment, LeaseProgress, LeaseRef, Presence, Renewal, Reveal, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::sync::ItemSet;
 use crate::table::{Place, Table};
 use crate::time::Timestamp;
 
-/// The most live records of one author. A builder writes about five a build; a flood ends here.
+/// The most live records of one author, a HandBack counted once for each lease. A builder writes about five a build; a
+/// flood ends here.
 pub const AUTHOR_RECORDS_MAX: usize = 100_000;
 /// The most live records of an author whom no member vouches for: enough to take part and to ask for an invitation.
 pub const STRANGER_RECORDS_MAX: usize = 256;
@@ -56,8 +57,8 @@ struct Author {
     live: u32,
     /// Whether no member vouches for it.
     stranger: bool,
-    /// Its Renewal, HandBack and Presence that count.
-    latest: [Place; 3],
+    /// Its Renewal and Presence that count.
+    latest: [Place; 2],
 }
 
 #[derive(Debug)]
@@ -90,6 +91,8 @@ pub struct Board {
     /// Records of those types of which there are few.
     kinds: BTreeMap<Kind, BTreeMap<RecordId, Place>>,
     retries: BTreeMap<ActionId, BTreeSet<Place>>,
+    /// (author, lease) → when the author gave it back, and in which record.
+    hand_backs: BTreeMap<(Place, LeaseRef), BTreeSet<(Timestamp, Place)>>,
     replaced: Vec<SharedRecord>,
     fresh_authors: Vec<Place>,
 }
@@ -97,8 +100,7 @@ pub struct Board {
 const fn latest_of(kind: Kind) -> Option<usize> {
     match kind {
         Kind::Renewal => Some(0),
-        Kind::HandBack => Some(1),
-        Kind::Presence => Some(2),
+        Kind::Presence => Some(1),
         _ => None,
     }
 }
@@ -110,6 +112,15 @@ fn action_of(payload: &Payload) -> Option<ActionId> {
         Payload::Commitment(commitment) => Some(commitment.lease.action),
         Payload::Reveal(reveal) => Some(reveal.lease.action),
         _ => None,
+    }
+}
+
+/// How much of its author's share a record takes: a HandBack as much as the leases that it lists, since each of them is
+/// kept where it is looked for.
+fn weight(payload: &Payload) -> u32 {
+    match payload {
+        Payload::HandBack(back) => u32::try_from(back.leases.len()).unwrap_or(u32::MAX).max(1),
+        _ => 1,
     }
 }
 
@@ -148,6 +159,7 @@ impl Board {
             present: BTreeMap::new(),
             kinds: BTreeMap::new(),
             retries: BTreeMap::new(),
+            hand_backs: BTreeMap::new(),
             replaced: Vec::new(),
             fresh_authors: Vec::new(),
         }
@@ -237,7 +249,7 @@ impl Board {
     /// Whether the author at a place has live records other than those that tell of itself.
     pub(super) fn speaks_of_actions(&self, author: Place) -> bool {
         let of = &self.authors[author as usize];
-        let presence = u32::from(of.latest[2] != NONE);
+        let presence = u32::from(of.latest[1] != NONE);
         of.live > presence
     }
 
@@ -254,9 +266,10 @@ impl Board {
         }
     }
 
-    fn is_over_quota(&self, author: Option<Place>, stranger: bool) -> bool {
-        let live = author.map_or(0, |author| self.authors[author as usize].live as usize);
-        live >= AUTHOR_RECORDS_MAX || stranger && (live >= STRANGER_RECORDS_MAX || self.strange >= STRANGERS_RECORDS_MAX)
+    fn is_over_quota(&self, author: Option<Place>, stranger: bool, weight: u32) -> bool {
+        let weight = weight as usize;
+        let live = author.map_or(0, |author| self.authors[author as usize].live as usize) + weight;
+        live > AUTHOR_RECORDS_MAX || stranger && (live > STRANGER_RECORDS_MAX || self.strange + weight > STRANGERS_RECORDS_MAX)
     }
 
     /// Puts `record` into the set, as one that a member vouches for.
@@ -271,7 +284,7 @@ impl Board {
             return Inserted::Known;
         }
         let author = self.author(&key);
-        let latest = latest_of(kind);
+        let (latest, weight) = (latest_of(kind), weight(record.payload()));
         if let (Some(author), Some(latest)) = (author, latest)
             && let Some(other) = self.at(self.authors[author as usize].latest[latest])
         {
@@ -280,11 +293,11 @@ impl Board {
             if rank(other) > rank(record) {
                 return Inserted::Outdated;
             }
-        } else if self.is_over_quota(author, stranger) {
+        } else if self.is_over_quota(author, stranger, weight) {
             return Inserted::OverQuota;
         }
         let author = author.unwrap_or_else(|| {
-            let place = put(&mut self.authors, &mut self.free_authors, Author { key, live: 0, stranger, latest: [NONE; 3] });
+            let place = put(&mut self.authors, &mut self.free_authors, Author { key, live: 0, stranger, latest: [NONE; 2] });
             self.author_places.insert(&key, place);
             self.fresh_authors.push(place);
             place
@@ -293,8 +306,8 @@ impl Board {
             self.vouch(author);
         }
         let of = &mut self.authors[author as usize];
-        of.live += 1;
-        self.strange += usize::from(of.stranger);
+        of.live += weight;
+        self.strange += if of.stranger { weight as usize } else { 0 };
         let action = action_of(record.payload()).map_or(NONE, |action| self.action_or_new(action));
         let entry = Entry { record: Some(record.clone()), author, action, next: NONE, before: NONE };
         let place = put(&mut self.entries, &mut self.free_entries, entry);
@@ -322,6 +335,11 @@ impl Board {
             if let Payload::Retry(retry) = record.payload() {
                 for action in retry.actions.iter() {
                     self.retries.entry(*action).or_default().insert(place);
+                }
+            }
+            if let Payload::HandBack(back) = record.payload() {
+                for lease in back.leases.iter() {
+                    self.hand_backs.entry((author, *lease)).or_default().insert((record.issued(), place));
                 }
             }
         }
@@ -375,10 +393,21 @@ impl Board {
                     }
                 }
             }
+            if let Payload::HandBack(back) = record.payload() {
+                for lease in back.leases.iter() {
+                    if let Some(told) = self.hand_backs.get_mut(&(author, *lease)) {
+                        told.remove(&(record.issued(), place));
+                        if told.is_empty() {
+                            self.hand_backs.remove(&(author, *lease));
+                        }
+                    }
+                }
+            }
         }
         let of = &mut self.authors[author as usize];
-        of.live -= 1;
-        self.strange -= usize::from(of.stranger);
+        let weight = weight(record.payload());
+        of.live -= weight;
+        self.strange -= if of.stranger { weight as usize } else { 0 };
         if of.live == 0 {
             let authors = &self.authors;
             self.author_places.remove(&record.author_key(), |place| &authors[place as usize].key);
@@ -494,36 +523,30 @@ impl Board {
         !self.retries.is_empty()
     }
 
-    /// When `node` last renewed `lease`, if its latest Renewal lists it.
-    pub fn renewed(&self, node: &NodeId, lease: &LeaseRef) -> Option<Timestamp> {
-        self.renewed_by(self.author(&node.0)?, lease).map(|(at, _)| at)
-    }
-
-    /// As [`Board::renewed`], by the author's place, with what it said of the build.
+    /// When the author at a place last renewed `lease`, if its latest Renewal lists it, with what it said of the build.
     pub(super) fn renewed_by(&self, author: Place, lease: &LeaseRef) -> Option<(Timestamp, LeaseProgress)> {
         let record = self.at(self.authors[author as usize].latest[0])?;
         let Payload::Renewal(Renewal { leases }) = record.payload() else { return None };
         leases.iter().find(|progress| progress.lease == *lease).map(|progress| (record.issued(), *progress))
     }
 
-    /// When `node` gave `lease` back.
-    pub fn handed_back(&self, node: &NodeId, lease: &LeaseRef) -> Option<Timestamp> {
-        self.handed_back_by(self.author(&node.0)?, lease)
+    /// When the author at a place gave a lease back that it claimed at `claimed`. The same lease may have been claimed
+    /// before, after another claim, and given back then.
+    pub(super) fn handed_back_by(&self, author: Place, lease: &LeaseRef, claimed: Timestamp) -> Option<Timestamp> {
+        let told = self.hand_backs.get(&(author, *lease))?;
+        told.range((claimed, 0)..).next().map(|(at, _)| *at)
     }
 
-    /// As [`Board::handed_back`], by the author's place.
-    pub(super) fn handed_back_by(&self, author: Place, lease: &LeaseRef) -> Option<Timestamp> {
-        let record = self.at(self.authors[author as usize].latest[1])?;
-        let Payload::HandBack(HandBack { leases }) = record.payload() else { return None };
-        let told = leases.iter().find(|told| told.lease == *lease)?;
-        // Nobody can say beforehand that it will give a lease back.
-        Some(told.at.min(record.issued()))
+    /// Whether nothing is kept of leases that were given back.
+    #[cfg(test)]
+    pub(super) fn keeps_no_hand_backs(&self) -> bool {
+        self.hand_backs.is_empty()
     }
 
     /// What every node last said of itself, in the order of their keys, but for those that said that they leave.
     pub fn presences(&self) -> impl Iterator<Item = (NodeId, &SharedRecord, &Presence)> {
         self.present.iter().filter_map(|(key, author)| {
-            let record = self.at(self.authors[*author as usize].latest[2])?;
+            let record = self.at(self.authors[*author as usize].latest[1])?;
             match record.payload() {
                 Payload::Presence(presence) if !presence.is_farewell() => Some((NodeId(*key), record, &**presence)),
                 _ => None,

@@ -111,17 +111,6 @@ impl Engine {
         blake3::derive_key("barnraiser 2026 commitment salt v1", &hidden)
     }
 
-    /// Whether another node of this node's operator committed to a result under the same lease, and did so first. While
-    /// they could not hear each other both may have built it; of one operator only one word counts, and two unlike ones
-    /// would be a fraud.
-    pub(super) fn sibling_committed(&self, lease: &LeaseRef) -> bool {
-        let Some(operator) = self.operator() else { return false };
-        let of_lease = self.board.commitments(&lease.action).filter(|(_, commitment)| commitment.lease == *lease);
-        let ours = of_lease.filter(|(record, _)| self.speaker(record) == Some(operator)).map(|(record, _)| record);
-        let first = ours.min_by_key(|record| (record.issued(), record.id()));
-        first.is_some_and(|record| record.author_key() != self.node.0)
-    }
-
     /// Tells whom a new record bars, or suspends for a while; `changed` where it was the first to do so.
     pub(super) fn tell_barred(&mut self, now: Timestamp, record: &SharedRecord, changed: bool) {
         let by = OperatorId(record.author_key());

@@ -1,8 +1,10 @@
 //! Who holds a slot: a pure function of the claims and of the signs of life on it (DESIGN section 6).
 //!
-//! Epochs form a chain from 1. A claim for the next epoch counts only if it cites the lease before it, and that had ended
-//! when the claim was issued: given back, or without a sign of life for one TTL. Within an epoch the lowest batch, then the lowest
-//! draw wins, so everyone who knows the same records names the same holder.
+//! Epochs form a chain from 1, or from the lowest whose claims have not expired. A claim for the next epoch counts only if it cites the lease before it, and that had ended
+//! when the claim was issued: given back, without a sign of life for one TTL, or held for as long as a build may take. Of
+//! the claims of an epoch that were issued within a window after the first the lowest batch, then the lowest draw wins, so
+//! everyone who knows the same records names the same holder. Who let a lease lapse sits out that slot for two TTLs, and
+//! who gave it back goes on with what was left of its time.
 
 use std::time::Duration;
 
@@ -29,7 +31,9 @@ pub struct ClaimView {
     pub operator: OperatorId,
     /// When it was issued.
     pub issued: Timestamp,
-    /// When the node last renewed this very lease, as far as its Renewal or its Commitment tell.
+    /// For how long it may be held.
+    pub limit: Duration,
+    /// When the node last renewed this very lease in time, as far as its Renewal or its Commitment tell.
     pub renewed: Option<Timestamp>,
     /// When the node gave this very lease back.
     pub handed_back: Option<Timestamp>,
@@ -37,18 +41,114 @@ pub struct ClaimView {
     pub committed: Option<Timestamp>,
 }
 
-impl ClaimView {
-    fn last_sign(&self) -> Timestamp {
-        self.renewed.map_or(self.issued, |renewed| renewed.max(self.issued))
+/// What holds of all leases of a network.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// How long a lease lasts without a sign of life.
+    pub ttl: Duration,
+    /// Claims of one epoch that are issued so much later than the first of it lose, whatever their draw.
+    pub window: Duration,
+}
+
+impl Rules {
+    /// For how long who let a lease lapse leaves the slot to others.
+    pub fn sits_out(&self) -> Duration {
+        self.ttl * 2
+    }
+}
+
+/// A claim that won its epoch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link<'a> {
+    /// The claim.
+    pub claim: &'a ClaimView,
+    /// For how long its operator had held the slot just before, in leases that it gave back.
+    spent: Duration,
+}
+
+impl Link<'_> {
+    /// When it ends without another sign of life.
+    fn until(&self, rules: Rules) -> Timestamp {
+        let claim = self.claim;
+        let last_sign = claim.renewed.map_or(claim.issued, |renewed| renewed.max(claim.issued));
+        (last_sign + rules.ttl).min(claim.issued + claim.limit.saturating_sub(self.spent))
+    }
+
+    /// When the lease ended without a result, if it had at `moment`; and whether it lapsed.
+    fn ended(&self, moment: Timestamp, rules: Rules) -> Option<(Timestamp, bool)> {
+        if self.claim.committed.is_some_and(|committed| committed < moment) {
+            return None;
+        }
+        let until = self.until(rules);
+        let given_back = self.claim.handed_back.filter(|at| *at <= until);
+        let (at, lapsed) = given_back.map_or((until, true), |at| (at, false));
+        (at <= moment).then_some((at, lapsed))
+    }
+
+    /// For how long its operator has held the slot when it gives it back at `moment`.
+    fn held(&self, moment: Timestamp) -> Duration {
+        self.spent + moment.since(self.claim.issued)
     }
 
     /// Whether the lease had ended, without a result, at `moment`.
-    pub(super) fn had_ended(&self, moment: Timestamp, ttl: Duration) -> bool {
-        if self.committed.is_some_and(|committed| committed < moment) {
-            return false;
-        }
-        self.handed_back.is_some_and(|at| at <= moment) || self.last_sign() + ttl <= moment
+    pub fn had_ended(&self, moment: Timestamp, rules: Rules) -> bool {
+        self.ended(moment, rules).is_some()
     }
+
+    /// The link that `claim` makes behind this one, if it may.
+    fn followed_by<'a>(&self, claim: &'a ClaimView, rules: Rules) -> Option<Link<'a>> {
+        if claim.follows != ClaimTag::of(&self.claim.record) {
+            return None;
+        }
+        let (at, lapsed) = self.ended(claim.issued, rules)?;
+        if claim.operator != self.claim.operator {
+            return Some(Link { claim, spent: Duration::ZERO });
+        }
+        let held = self.held(at);
+        if !lapsed && held < claim.limit {
+            return Some(Link { claim, spent: held });
+        }
+        (at + rules.sits_out() <= claim.issued).then_some(Link { claim, spent: Duration::ZERO })
+    }
+}
+
+/// Epochs are counted up to this: who begins with a greater one would leave no next.
+const EPOCH_MAX: u32 = 1 << 30;
+
+/// Whether a claim can be the first of its slot, or of those that have not expired: then it cites what is not known any
+/// more.
+fn may_be_first(claim: &ClaimView) -> bool {
+    (claim.epoch == 1) == (claim.follows == ClaimTag::default()) && claim.epoch <= EPOCH_MAX
+}
+
+/// The epoch with which the chain begins: the lowest that is live, all claims having the same lifetime. A claim of a
+/// lower epoch that comes later than the window after the first of all claims takes nothing from who follows that.
+fn root_epoch(claims: &[ClaimView], rules: Rules) -> Option<u32> {
+    let roots = || claims.iter().filter(|claim| may_be_first(claim));
+    let first = roots().map(|claim| claim.issued).min()?;
+    roots().filter(|claim| claim.issued <= first + rules.window).map(|claim| claim.epoch).min()
+}
+
+/// The claims that won, epoch by epoch.
+pub(super) fn chain(claims: &mut [ClaimView], rules: Rules) -> Vec<Link<'_>> {
+    claims.sort_by_key(|claim| (claim.epoch, claim.batch, claim.draw, claim.record));
+    let mut chain: Vec<Link<'_>> = Vec::new();
+    let Some(root) = root_epoch(claims, rules) else { return chain };
+    for of_epoch in claims.chunk_by(|one, other| one.epoch == other.epoch).skip_while(|of_epoch| of_epoch[0].epoch < root) {
+        let next = chain.last().map_or(root, |last| last.claim.epoch.saturating_add(1));
+        if of_epoch[0].epoch != next {
+            break;
+        }
+        let link = |claim| match chain.last() {
+            Some(last) => last.followed_by(claim, rules),
+            None => may_be_first(claim).then_some(Link { claim, spent: Duration::ZERO }),
+        };
+        let valid: Vec<Link<'_>> = of_epoch.iter().filter_map(link).collect();
+        let Some(first) = valid.iter().map(|link| link.claim.issued).min() else { break };
+        // Sorted, so that the first of those in time is the winner.
+        chain.extend(valid.into_iter().find(|link| link.claim.issued <= first + rules.window));
+    }
+    chain
 }
 
 /// A lease, as all who know the same records see it.
@@ -68,6 +168,8 @@ pub struct Tenure {
     pub since: Timestamp,
     /// When it lapses without another sign of life.
     pub until: Timestamp,
+    /// When its holder committed to a result.
+    pub committed: Option<Timestamp>,
 }
 
 /// What is to be said of a slot at a moment.
@@ -81,7 +183,7 @@ pub enum SlotState {
         follows: ClaimTag,
         /// Since when, if it was held before.
         since: Option<Timestamp>,
-        /// Who let it lapse, if anybody did.
+        /// Who let it lapse, or has had its time, and must leave it to others for [`Rules::sits_out`].
         lapsed: Option<OperatorId>,
     },
     /// Somebody builds it.
@@ -101,21 +203,12 @@ impl SlotState {
 }
 
 /// The state of a slot at `now`.
-pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, ttl: Duration) -> SlotState {
-    claims.sort_by_key(|a| (a.epoch, a.batch, a.draw, a.record));
-    let mut holder: Option<&ClaimView> = None;
-    for claim in &claims {
-        let next = holder.map_or(1, |holder| holder.epoch.saturating_add(1));
-        let cited = holder.map_or_else(ClaimTag::default, |holder| ClaimTag::of(&holder.record));
-        // Sorted, so the first valid claim of an epoch is its winner; later ones of that epoch no longer match `next`.
-        if claim.epoch == next && claim.follows == cited && holder.is_none_or(|holder| holder.had_ended(claim.issued, ttl)) {
-            holder = Some(claim);
-        }
-    }
-    let Some(claim) = holder else {
+pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, rules: Rules) -> SlotState {
+    let chain = chain(&mut claims, rules);
+    let Some(link) = chain.last() else {
         return SlotState::Open { epoch: 1, follows: ClaimTag::default(), since: None, lapsed: None };
     };
-    let until = claim.last_sign() + ttl;
+    let claim = link.claim;
     let tenure = Tenure {
         epoch: claim.epoch,
         batch: claim.batch,
@@ -123,19 +216,19 @@ pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, ttl: Duration) -> Slo
         operator: claim.operator,
         claim: claim.record,
         since: claim.issued,
-        until,
+        until: link.until(rules),
+        committed: claim.committed,
     };
     if claim.committed.is_some() {
         return SlotState::Closed(tenure);
     }
+    // What is given back is so for whoever knows of it, also by a clock that is behind.
+    let Some((at, lapsed)) = link.ended(claim.handed_back.map_or(now, |at| at.max(now)), rules) else {
+        return SlotState::Held(tenure);
+    };
     let (epoch, follows) = (claim.epoch.saturating_add(1), ClaimTag::of(&claim.record));
-    if let Some(at) = claim.handed_back {
-        return SlotState::Open { epoch, follows, since: Some(at), lapsed: None };
-    }
-    if until <= now {
-        return SlotState::Open { epoch, follows, since: Some(until), lapsed: Some(claim.operator) };
-    }
-    SlotState::Held(tenure)
+    let lapsed = (lapsed || link.held(at) >= claim.limit).then_some(claim.operator);
+    SlotState::Open { epoch, follows, since: Some(at), lapsed }
 }
 
 /// The draw of `operator` for a slot: BLAKE3(nonce ‖ action ‖ slot ‖ operator), where nonce = BLAKE3(batch nonce ‖
@@ -177,6 +270,8 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(180);
+    const RULES: Rules = Rules { ttl: TTL, window: Duration::from_secs(120) };
+    const LIMIT: Duration = Duration::from_secs(3600);
 
     fn claim(epoch: u32, who: u8, issued_s: u64) -> ClaimView {
         ClaimView {
@@ -189,6 +284,7 @@ mod tests {
             node: NodeId([who; 32]),
             operator: OperatorId([who; 32]),
             issued: Timestamp(issued_s * 1000),
+            limit: LIMIT,
             renewed: None,
             handed_back: None,
             committed: None,
@@ -214,7 +310,7 @@ mod tests {
 
     #[test]
     fn lowest_draw_wins_within_an_epoch() {
-        let state = resolve(vec![claim(1, 7, 0), claim(1, 3, 1)], at(2), TTL);
+        let state = resolve(vec![claim(1, 7, 0), claim(1, 3, 1)], at(2), RULES);
         assert_eq!(holder(&state), (3, 1));
     }
 
@@ -224,17 +320,17 @@ mod tests {
         other.batch = BatchId([0; 32]);
         let mut lower_draw = claim(1, 3, 0);
         lower_draw.batch = BatchId([9; 32]);
-        assert_eq!(holder(&resolve(vec![lower_draw, other], at(2), TTL)), (7, 1));
+        assert_eq!(holder(&resolve(vec![lower_draw, other], at(2), RULES)), (7, 1));
     }
 
     #[test]
     fn lease_without_a_sign_of_life_is_open_for_the_next_epoch() {
-        let state = resolve(vec![claim(1, 3, 0)], at(180), TTL);
+        let state = resolve(vec![claim(1, 3, 0)], at(180), RULES);
         assert_eq!(
             state,
             SlotState::Open { epoch: 2, follows: ClaimTag([3 ^ 0x55; 4]), since: Some(at(180)), lapsed: Some(OperatorId([3; 32])) }
         );
-        assert!(matches!(resolve(vec![claim(1, 3, 0)], at(179), TTL), SlotState::Held(_)));
+        assert!(matches!(resolve(vec![claim(1, 3, 0)], at(179), RULES), SlotState::Held(_)));
     }
 
     /// A claim for e+1 is void if a renewal of e was issued later than it minus one TTL.
@@ -242,41 +338,87 @@ mod tests {
     fn early_claim_cannot_take_a_renewed_lease() {
         let mut renewed = claim(1, 3, 0);
         renewed.renewed = Some(at(100));
-        let state = resolve(vec![renewed.clone(), claim(2, 7, 200)], at(210), TTL);
+        let state = resolve(vec![renewed.clone(), claim(2, 7, 200)], at(210), RULES);
         assert_eq!(holder(&state), (3, 1));
-        assert_eq!(holder(&resolve(vec![renewed, claim(2, 7, 280)], at(290), TTL)), (7, 2));
+        assert_eq!(holder(&resolve(vec![renewed, claim(2, 7, 280)], at(290), RULES)), (7, 2));
     }
 
     #[test]
     fn lapsed_lease_is_whose_claim_follows() {
-        let taken = resolve(vec![claim(1, 3, 0), claim(2, 7, 190)], at(200), TTL);
+        let taken = resolve(vec![claim(1, 3, 0), claim(2, 7, 190)], at(200), RULES);
         assert_eq!(holder(&taken), (7, 2));
     }
 
-    /// Only the latest renewal is known, so one that came after the lease had lapsed looks like one of a lease that never
-    /// did: it voids the claim in between (DESIGN section 6: a renewal issued later than the claim minus one TTL).
+    /// By renewals alone a lease was held for ever.
     #[test]
-    fn late_renewal_takes_a_lapsed_lease_back() {
-        let mut late = claim(1, 3, 0);
-        late.renewed = Some(at(195));
-        assert_eq!(holder(&resolve(vec![late, claim(2, 7, 190)], at(200), TTL)), (3, 1));
+    fn lease_lapses_after_the_time_that_a_build_may_take_however_often_it_is_renewed() {
+        let mut renewed = claim(1, 3, 0);
+        renewed.renewed = Some(at(3590));
+        assert!(matches!(resolve(vec![renewed.clone()], at(3599), RULES), SlotState::Held(_)));
+        let open = resolve(vec![renewed.clone()], at(3600), RULES);
+        assert!(matches!(open, SlotState::Open { epoch: 2, lapsed: Some(_), .. }), "{open:?}");
+        assert_eq!(holder(&resolve(vec![renewed, claim(2, 7, 3600)], at(3601), RULES)), (7, 2));
+    }
+
+    /// Whoever drew lowest once took the slot again at each end of its lease.
+    #[test]
+    fn who_let_a_lease_lapse_sits_out_two_ttls() {
+        let held = claim(1, 3, 0);
+        let (own, other) = (|at| claim(2, 3, at), claim(2, 7, 300));
+        assert_eq!(holder(&resolve(vec![held.clone(), own(539)], at(541), RULES)), (0, 0));
+        assert_eq!(holder(&resolve(vec![held.clone(), own(539), other], at(301), RULES)), (7, 2));
+        assert_eq!(holder(&resolve(vec![held, own(540)], at(541), RULES)), (3, 2));
+    }
+
+    /// Giving it back and taking it again begins no new time.
+    #[test]
+    fn time_of_leases_given_back_counts_towards_the_limit_of_the_next() {
+        let mut back = claim(1, 3, 0);
+        (back.renewed, back.handed_back) = (Some(at(3000)), Some(at(3000)));
+        let mut again = claim(2, 3, 5000);
+        again.renewed = Some(at(5590));
+        let chain = vec![back.clone(), again.clone()];
+        assert_eq!(holder(&resolve(chain.clone(), at(5599), RULES)), (3, 2));
+        assert!(matches!(resolve(chain, at(5600), RULES), SlotState::Open { epoch: 3, lapsed: Some(_), .. }));
+        // Another one has all of the time.
+        (again.operator, again.node) = (OperatorId([7; 32]), NodeId([7; 32]));
+        assert!(matches!(resolve(vec![back.clone(), again], at(5601), RULES), SlotState::Held(_)));
+        // And who has had its time sits out.
+        (back.renewed, back.handed_back, back.limit) = (Some(at(3600)), Some(at(3600)), Duration::from_secs(3600));
+        let early = resolve(vec![back.clone(), claim(2, 3, 3900)], at(3901), RULES);
+        assert!(matches!(early, SlotState::Open { epoch: 2, lapsed: Some(_), .. }), "{early:?}");
+        assert_eq!(holder(&resolve(vec![back, claim(2, 3, 3960)], at(3961), RULES)), (3, 2));
+    }
+
+    /// A late claim with a lower draw took the slot from who had built in it for hours.
+    #[test]
+    fn claim_later_than_the_window_after_the_first_of_its_epoch_loses_whatever_it_drew() {
+        let mut first = claim(1, 7, 10);
+        first.renewed = Some(at(400));
+        assert_eq!(holder(&resolve(vec![first.clone(), claim(1, 3, 130)], at(131), RULES)), (3, 1));
+        assert_eq!(holder(&resolve(vec![first.clone(), claim(1, 3, 131)], at(132), RULES)), (7, 1));
+        // The window begins with the first that is valid.
+        let mut void = claim(2, 9, 10);
+        void.follows = ClaimTag([1; 4]);
+        let after = |who, at| ClaimView { follows: ClaimTag::of(&first.record), ..claim(2, who, at) };
+        assert_eq!(holder(&resolve(vec![first.clone(), void, after(7, 900), after(3, 1000)], at(1001), RULES)), (3, 2));
     }
 
     #[test]
     fn lease_that_was_handed_back_can_be_taken_at_once() {
         let mut back = claim(1, 3, 0);
         back.handed_back = Some(at(5));
-        assert!(matches!(resolve(vec![back.clone()], at(6), TTL), SlotState::Open { epoch: 2, .. }));
-        assert_eq!(holder(&resolve(vec![back, claim(2, 7, 6)], at(7), TTL)), (7, 2));
+        assert!(matches!(resolve(vec![back.clone()], at(6), RULES), SlotState::Open { epoch: 2, .. }));
+        assert_eq!(holder(&resolve(vec![back, claim(2, 7, 6)], at(7), RULES)), (7, 2));
     }
 
     #[test]
     fn commitment_closes_the_slot_unless_it_was_taken_before() {
         let mut done = claim(1, 3, 0);
         done.committed = Some(at(50));
-        assert!(matches!(resolve(vec![done.clone(), claim(2, 7, 900)], at(901), TTL), SlotState::Closed(_)));
+        assert!(matches!(resolve(vec![done.clone(), claim(2, 7, 900)], at(901), RULES), SlotState::Closed(_)));
         done.committed = Some(at(500));
-        assert_eq!(holder(&resolve(vec![done, claim(2, 7, 400)], at(501), TTL)), (7, 2));
+        assert_eq!(holder(&resolve(vec![done, claim(2, 7, 400)], at(501), RULES)), (7, 2));
     }
 
     /// Two parts of a network had a holder each; the one whose claim wins when they join may still build, whatever was
@@ -286,15 +428,34 @@ mod tests {
         let mut after = claim(2, 7, 190);
         after.follows = ClaimTag::of(&claim(1, 5, 0).record);
         let claims = vec![claim(1, 3, 0), claim(1, 5, 0), after.clone()];
-        assert!(matches!(resolve(claims.clone(), at(191), TTL), SlotState::Open { epoch: 2, .. }));
+        assert!(matches!(resolve(claims.clone(), at(191), RULES), SlotState::Open { epoch: 2, .. }));
         after.follows = ClaimTag::of(&claim(1, 3, 0).record);
-        assert_eq!(holder(&resolve(vec![claim(1, 3, 0), claim(1, 5, 0), after], at(191), TTL)), (7, 2));
+        assert_eq!(holder(&resolve(vec![claim(1, 3, 0), claim(1, 5, 0), after], at(191), RULES)), (7, 2));
     }
 
     #[test]
     fn epoch_that_does_not_follow_is_void() {
-        let state = resolve(vec![claim(4_000_000_000, 7, 0)], at(1), TTL);
+        let state = resolve(vec![claim(4_000_000_000, 7, 0)], at(1), RULES);
         assert_eq!(state, SlotState::Open { epoch: 1, follows: ClaimTag::default(), since: None, lapsed: None });
+    }
+
+    /// What holds of claims that have expired is not known any more, and whoever followed them stays where it is: it was
+    /// stopped, and the slot claimed from the first epoch on.
+    #[test]
+    fn chain_begins_at_the_lowest_live_epoch() {
+        let (first, second) = (claim(1, 3, 0), claim(2, 7, 190));
+        let third = ClaimView { follows: ClaimTag::of(&second.record), ..claim(3, 5, 400) };
+        for live in [vec![first, second.clone(), third.clone()], vec![second, third.clone()], vec![third]] {
+            assert_eq!(holder(&resolve(live, at(401), RULES)), (5, 3));
+        }
+    }
+
+    /// Nobody begins a chain anew below who holds the slot, and nobody so high that none can follow.
+    #[test]
+    fn claim_of_a_lower_epoch_that_comes_late_is_void() {
+        assert_eq!(holder(&resolve(vec![claim(2, 7, 190), claim(1, 3, 310)], at(311), RULES)), (3, 1));
+        assert_eq!(holder(&resolve(vec![claim(2, 7, 190), claim(1, 3, 311)], at(312), RULES)), (7, 2));
+        assert_eq!(holder(&resolve(vec![claim(1, 3, 0), claim(900, 7, 1)], at(2), RULES)), (3, 1));
     }
 
     proptest! {
@@ -316,7 +477,7 @@ mod tests {
             let mut turned = views.clone();
             turned.rotate_left(rotate.min(views.len()));
             turned.reverse();
-            prop_assert_eq!(resolve(views, at(now), TTL), resolve(turned, at(now), TTL));
+            prop_assert_eq!(resolve(views, at(now), RULES), resolve(turned, at(now), RULES));
         }
     }
 }

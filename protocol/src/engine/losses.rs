@@ -3,27 +3,19 @@
 //! fell silent, and as many more for each that came through it, nobody else gets it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use crate::blame::POISON_SILENT;
 use crate::id::OperatorId;
 use crate::time::Timestamp;
 use crate::verdict::Branch;
 
-use super::lease::ClaimView;
+use super::lease::{ClaimView, Link, Rules, chain};
 
 /// Who held a slot and let the lease lapse without a word: no result, nothing handed back.
-pub(super) fn silent(mut claims: Vec<ClaimView>, now: Timestamp, ttl: Duration) -> Vec<OperatorId> {
-    claims.sort_by_key(|a| (a.epoch, a.batch, a.draw, a.record));
-    let mut holders: Vec<&ClaimView> = Vec::new();
-    for claim in &claims {
-        let next = holders.last().map_or(1, |holder| holder.epoch.saturating_add(1));
-        if claim.epoch == next && holders.last().is_none_or(|holder| holder.had_ended(claim.issued, ttl)) {
-            holders.push(claim);
-        }
-    }
-    let wordless = |claim: &&&ClaimView| claim.committed.is_none() && claim.handed_back.is_none() && claim.had_ended(now, ttl);
-    holders.iter().filter(wordless).map(|claim| claim.operator).collect()
+pub(super) fn silent(mut claims: Vec<ClaimView>, now: Timestamp, rules: Rules) -> Vec<OperatorId> {
+    let chain = chain(&mut claims, rules);
+    let wordless = |link: &&Link<'_>| link.claim.committed.is_none() && link.claim.handed_back.is_none() && link.had_ended(now, rules);
+    chain.iter().filter(wordless).map(|link| link.claim.operator).collect()
 }
 
 /// The silence around an action, over all slots of an attempt.

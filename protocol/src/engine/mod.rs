@@ -53,7 +53,7 @@ use crate::table::Place;
 use crate::time::Timestamp;
 use crate::trust::charter::Grants;
 use crate::trust::members::{Learnt, Members, Unauthorised};
-use crate::verdict;
+use crate::verdict::{self, words::Speaker};
 
 use board::{Board, Inserted, PARKED_MAX};
 pub use notices::Tested;
@@ -196,16 +196,9 @@ impl Engine {
         self.learn(now, record);
         // What the replaced record alone said is not said any more.
         for old in replaced.iter().filter(|old| self.has_word(old)).cloned().collect::<Vec<_>>() {
-            match (old.payload(), record.payload()) {
-                (Payload::Renewal(old), Payload::Renewal(new)) => {
-                    let dropped = old.leases.iter().filter(|told| !new.leases.iter().any(|other| other.lease == told.lease));
-                    dropped.for_each(|told| self.look_again(now, &told.lease.action));
-                }
-                (Payload::HandBack(old), Payload::HandBack(new)) => {
-                    let dropped = old.leases.iter().filter(|told| !new.leases.contains(told));
-                    dropped.for_each(|told| self.look_again(now, &told.lease.action));
-                }
-                _ => {}
+            if let (Payload::Renewal(old), Payload::Renewal(new)) = (old.payload(), record.payload()) {
+                let dropped = old.leases.iter().filter(|told| !new.leases.iter().any(|other| other.lease == told.lease));
+                dropped.for_each(|told| self.look_again(now, &told.lease.action));
             }
         }
         reception
@@ -216,7 +209,7 @@ impl Engine {
         match record.payload() {
             Payload::Claim(claim) => self.look_again(now, &claim.lease.action),
             Payload::Renewal(renewal) => renewal.leases.iter().for_each(|told| self.look_again(now, &told.lease.action)),
-            Payload::HandBack(back) => back.leases.iter().for_each(|told| self.look_again(now, &told.lease.action)),
+            Payload::HandBack(back) => back.leases.iter().for_each(|lease| self.look_again(now, &lease.action)),
             Payload::Commitment(commitment) => self.settle_named(now, &commitment.lease.action),
             Payload::Reveal(reveal) => self.settle_named(now, &reveal.lease.action),
             Payload::Presence(_) => self.crowd.vanish(&NodeId(record.author_key())),
@@ -258,8 +251,8 @@ impl Engine {
                 }
             }
             Payload::HandBack(back) => {
-                for told in back.leases.iter() {
-                    self.look_again(now, &told.lease.action);
+                for lease in back.leases.iter() {
+                    self.look_again(now, &lease.action);
                 }
             }
             Payload::Commitment(commitment) => {
@@ -516,6 +509,15 @@ impl Engine {
         if let Some(at) = self.timers.remove(&timer) {
             self.timeline.remove(&(at, timer));
         }
+    }
+}
+
+impl Members {
+    /// Who is behind a node, for [`verdict::words::Words`]; `None` where nobody is known to be.
+    pub(crate) fn speaker(&self, node: &NodeId) -> Option<Speaker> {
+        let operator = self.operator_of(node)?;
+        let branch = verdict::Standing::branch(self, &operator);
+        Some(Speaker { operator, branch: branch.unwrap_or(operator), counts: branch.is_some() || self.is_trusted(&operator) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Builds that stand still: a hung build whose machine still beats dies too (DESIGN section 6).
+//! Builds that stand still, or take longer than any may: a hung build whose machine still beats dies too (DESIGN section 6).
 //!
 //! A Renewal says when the build last moved. A sign of life counts as one of that moment and a patience, whenever it was
 //! issued, so that all who know the Renewal see the lease lapse at the same time. The builder's own engine is first to end
@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
+use crate::blame::LARGER;
 use crate::bounded::BoundedString;
 use crate::graph::Limits;
 use crate::outcome::{FailureClass, Outcome, Particulars};
-use crate::record::payload::{LeaseProgress, LeaseRef};
+use crate::record::payload::{LeaseProgress, LeaseRef, SlotNo};
 use crate::table::Place;
 use crate::time::Timestamp;
 
@@ -23,6 +24,17 @@ const PATIENCE: u32 = 4;
 /// While nothing was printed and no CPU time used at all, inputs are being fetched: a large one over a poor line.
 const FETCH_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
+/// Recipes tell the time of the reference machine; the slowest that lend themselves take so many times as long.
+const SLOWEST: u32 = 4;
+
+/// For how long a lease may be held, counted from its claim: as long as the slowest machine may build, and
+/// [`FETCH_PATIENCE`] for fetching inputs and committing. A build may have been given more time after another lacked it, and
+/// an arbiter builds twice, the second time on perhaps one core.
+pub(super) fn tenure_limit(wall: Duration, cores: u16, slot: SlotNo) -> Duration {
+    let builds = if slot.is_arbiter() { 1 + u32::from(cores).max(2) } else { 1 };
+    wall.saturating_mul(LARGER * SLOWEST).saturating_mul(builds).saturating_add(FETCH_PATIENCE)
+}
+
 /// How long a build may stand still.
 fn patience(limits: &Limits, progress: &LeaseProgress) -> Duration {
     let silent = limits.silent.saturating_mul(PATIENCE);
@@ -33,7 +45,17 @@ impl Engine {
     /// The last sign of life of a lease that its holder's Renewal gives, if it lists the lease.
     pub(super) fn sign_of_life(&self, author: Place, lease: &LeaseRef, demand: &Demand) -> Option<Timestamp> {
         let (issued, progress) = self.board.renewed_by(author, lease)?;
-        Some(issued.min(progress.moved + patience(&demand.limits, &progress)))
+        let renewed = progress.renewed_at(issued, self.params.lease_ttl);
+        Some(renewed.min(progress.moved + patience(&demand.limits, &progress)))
+    }
+
+    /// Looks again at own leases that were not renewed for too long, as by a machine that slept: others saw them lapse.
+    pub(super) fn mind_lapsed(&mut self, now: Timestamp) {
+        let lapsed: Vec<LeaseRef> =
+            self.own_progress().iter().filter(|own| own.before + self.params.lease_ttl <= now).map(|own| own.lease).collect();
+        for lease in lapsed {
+            self.look_again(now, &lease.action);
+        }
     }
 
     /// Ends own builds that stand still, before others take their leases away.

@@ -445,7 +445,7 @@ impl Engine {
             }
             VerdictState::Unattested if held > 0 => (JobState::Building, self.why_next(&action_id, held, open)),
             VerdictState::Unattested => {
-                let committed = self.demand(place).map_or(0, |demand| self.committers(place, &demand).len());
+                let committed = self.demand(place).map_or(0, |demand| self.committers(place, &demand, false).len());
                 if committed > 0 {
                     let why = format!("{committed} of {} have committed to a result", operators(quorum.into()));
                     return (JobState::Building, why);

@@ -8,11 +8,12 @@ use crate::graph::{JobFacts, JobIndex, Limits, Packed};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId};
 use crate::outcome::Outcome;
 use crate::policy::Policy;
-use crate::record::Payload;
-use crate::record::payload::{LeaseRef, SlotNo};
+use crate::record::payload::{Says, SlotNo};
+use crate::record::{Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
 use crate::verdict::ballot::{is_soft, lacks_room, lost_in_silence, outweighs};
+use crate::verdict::words::{Speaker, Words};
 use crate::verdict::{Attestation, Branch, Verdict, VerdictState, verdict};
 
 use super::Engine;
@@ -98,6 +99,9 @@ pub(super) struct ActionState {
     pub open_since: Vec<(SlotNo, Timestamp)>,
     /// What was revealed rightly, as long as anything can change.
     pub attested: Vec<Attested>,
+    /// Branches whose next commitment in the newest attempt would be no vote: they have committed, and others' results are
+    /// open.
+    pub spent: Vec<Branch>,
     /// When it is looked at again.
     pub wake: Option<Timestamp>,
     /// Whether the verdict must be computed anew.
@@ -115,6 +119,7 @@ impl ActionState {
             slots: Vec::new(),
             open_since: Vec::new(),
             attested: Vec::new(),
+            spent: Vec::new(),
             wake: None,
             stale: true,
             silenced: false,
@@ -360,36 +365,27 @@ impl Engine {
     /// All reveals of an action whose commitment is known and fits, by operators that are known.
     pub fn attestations(&self, action: &ActionId) -> Vec<Attestation> {
         let Some(place) = self.board.action(action) else { return Vec::new() };
-        let mut attestations: Vec<Attestation> = self.revealed(place).into_iter().map(|(_, attestation)| attestation).collect();
+        let mut attestations: Vec<Attestation> = self.words(place).opened.into_iter().map(|(_, attestation)| attestation).collect();
         attestations.sort();
         attestations
     }
 
-    fn revealed(&self, action: Place) -> Vec<(Place, Attestation)> {
-        let mut revealed = Vec::new();
-        // Gathered once there is a reveal, of which most looks at an action find none.
-        let committed = std::cell::OnceCell::new();
-        for (author, record) in self.board.about(action) {
-            let Payload::Reveal(reveal) = record.payload() else { continue };
-            let Some(operator) = self.voice(author).operator else { continue };
-            let committed: &BTreeSet<(Place, LeaseRef, [u8; 32])> = committed.get_or_init(|| {
-                let commitments = self.board.about(action).filter_map(|(author, record)| match record.payload() {
-                    Payload::Commitment(commitment) => Some((author, commitment.lease, commitment.commitment)),
-                    _ => None,
-                });
-                commitments.collect()
-            });
-            let of_lease = (author, reveal.lease, [0; 32])..=(author, reveal.lease, [255; 32]);
-            // The hash of what was revealed is computed only where something was committed to.
-            if committed.range(of_lease).next().is_some() && committed.contains(&(author, reveal.lease, reveal.opens(&operator))) {
-                revealed.push((author, Attestation::of(operator, record.issued(), reveal)));
-            }
-        }
-        revealed
+    /// What was said and opened of an action.
+    fn words(&self, action: Place) -> Words {
+        let speaker = |node: &NodeId| {
+            let Voice { operator, branch, trusted } = self.voice(self.board.author(&node.0)?);
+            let operator = operator?;
+            Some(Speaker { operator, branch: branch.unwrap_or(operator), counts: branch.is_some() || trusted })
+        };
+        // All that is said of an action stands in one list, which is short but for a flood.
+        let about: Vec<&SharedRecord> = self.board.about(action).map(|(_, record)| record).collect();
+        Words::of(about.iter().copied(), speaker)
     }
 
     fn update_verdicts(&mut self, action: Place) -> Changed {
-        let revealed = self.revealed(action);
+        let Words { opened: revealed, spent } = self.words(action);
+        let revealed: Vec<(Place, Attestation)> =
+            revealed.into_iter().filter_map(|(node, attestation)| Some((self.board.author(&node.0)?, attestation))).collect();
         let Some(state) = self.state(action) else { return Changed::Nothing };
         // Cancelled batches keep their verdicts: they were true, and people look at them.
         let mut policies: Vec<BlobHash> = state.verdicts.iter().map(|(policy, _)| *policy).collect();
@@ -403,8 +399,7 @@ impl Engine {
         let first_slot = self.attempt_first_slot(&self.board.action_id(action));
         let attestations = revealed.iter().map(|(_, attestation)| attestation);
         let of_attempt = |attestation: &Attestation| attempt_of(attestation.lease.slot) >= first_slot;
-        let larger_tried =
-            (revealed.iter()).any(|(_, attestation)| is_larger(attestation.lease.slot) && of_attempt(attestation) && attestation.counts());
+        let larger_tried = (revealed.iter()).any(|(_, said)| is_larger(said.lease.slot) && of_attempt(said) && said.counts() && !said.void);
         let (mut changes, mut output) = (Vec::new(), false);
         for hash in policies {
             let Some(policy) = self.policies.get(&hash) else { continue };
@@ -425,13 +420,24 @@ impl Engine {
         let firm = revealed.iter().any(|(author, attestation)| {
             let of_voter = policies_of(self, state).any(|policy| self.voice(*author).may_vote(policy));
             let stands = of_attempt(attestation) || attestation.outcome.tree().is_some();
-            attestation.counts() && !attestation.lease.slot.is_arbiter() && outweighs(attestation) && stands && of_voter
+            let counts = attestation.counts() && !attestation.void;
+            counts && !attestation.lease.slot.is_arbiter() && outweighs(attestation) && stands && of_voter
         });
+        // What is not opened yet says more, too: its builder waits for others who say more.
+        let waits = self.board.about(action).any(|(author, record)| {
+            let Payload::Commitment(said) = record.payload() else { return false };
+            let slot = said.lease.slot;
+            let open = || revealed.iter().any(|(by, other)| *by == author && other.lease == said.lease);
+            let of_voter = || policies_of(self, state).any(|policy| self.voice(author).may_vote(policy));
+            said.says == Says::Word && !slot.is_arbiter() && attempt_of(slot) >= first_slot && of_voter() && !open()
+        });
+        let firm = firm || waits;
         let attested = revealed.iter().map(|(author, attestation)| Attested {
             author: *author,
             slot: attestation.lease.slot,
             epoch: attestation.lease.epoch,
             counts: attestation.counts()
+                && !attestation.void
                 && !(firm && is_soft(attestation))
                 && self.members.may_attest(&attestation.operator, attestation.revealed),
             success: attestation.outcome.tree().is_some(),
@@ -448,6 +454,7 @@ impl Engine {
         let id = self.board.action_id(action);
         if let Some(state) = self.state_mut(action) {
             state.attested = attested;
+            state.spent = spent.into_iter().filter(|(attempt, _)| *attempt == first_slot).map(|(_, branch)| branch).collect();
         }
         for (hash, found, verdict) in changes {
             let Some(state) = self.state_mut(action) else { continue };

@@ -1,12 +1,12 @@
 //! The slots of an action: who builds, who has built, and what is open, as this node sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::blame::{ATTEMPT_SLOTS_MAX, POISON_SILENT, attempt_of, is_larger};
 use crate::graph::JobIndex;
-use crate::id::{NodeId, OperatorId};
-use crate::record::payload::{Claim, Commitment, LeaseRef, SlotNo};
+use crate::id::{BatchId, NodeId, OperatorId};
+use crate::record::payload::{Claim, Commitment, LeaseRef, Says, SlotNo};
 use crate::record::{Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
@@ -14,13 +14,24 @@ use crate::verdict::{Branch, VerdictState};
 
 use super::Engine;
 use super::io::{Capacity, Timer};
-use super::lease::{ClaimView, SlotState, Tenure, draw, resolve};
+use super::lease::{ClaimView, Rules, SlotState, Tenure, draw, resolve};
 use super::losses::{Silence, silent};
-use super::settle::{ActionState, Demand};
+use super::progress::tenure_limit;
+use super::settle::{ActionState, Attested, Demand};
 use super::tries::Tries;
 
 /// The most builds to settle one dispute (a build lost to the machine is done again).
 const ARBITER_SLOTS_MAX: u16 = 8;
+
+/// A result that its builder could open and does not for so many TTLs is withheld.
+const WITHHELD_TTLS: u32 = 3;
+
+/// The `n`th smallest, from 1.
+fn nth_smallest(of: impl Iterator<Item = Timestamp>, n: usize) -> Option<Timestamp> {
+    let mut sorted: Vec<Timestamp> = of.collect();
+    sorted.sort_unstable();
+    sorted.get(n.checked_sub(1)?).copied()
+}
 
 /// What was said of an action by those who are known, each with the place of who said it.
 #[derive(Default)]
@@ -85,10 +96,11 @@ impl Engine {
                 node: NodeId(record.author_key()),
                 operator,
                 issued: record.issued(),
+                limit: self.limit_of_claim(state, claim, record.issued()),
                 renewed: self
                     .sign_of_life(*author, &claim.lease, demand)
                     .max(committed.map(|(_, record, said)| said.renewed_at(record.issued()))),
-                handed_back: self.board.handed_back_by(*author, &claim.lease),
+                handed_back: self.board.handed_back_by(*author, &claim.lease, record.issued()),
                 committed: committed.map(|(_, record, _)| record.issued()),
             })
         });
@@ -103,6 +115,23 @@ impl Engine {
             }
         }
         views
+    }
+
+    /// For how long the lease of a claim may be held: by the jobs that had been asked for when it was issued, since what is
+    /// asked for later must not give a lease back to who had lost it.
+    fn limit_of_claim(&self, state: &ActionState, claim: &Claim, issued: Timestamp) -> Duration {
+        let asked = |batch: &BatchId| *batch == claim.batch || self.batches.get(batch).is_some_and(|of| of.record.issued() <= issued);
+        let of_jobs = state.jobs.iter().filter(|(batch, _)| asked(batch)).filter_map(|(batch, index)| {
+            let facts = self.batches.get(batch)?.graph.as_ref()?.facts(*index)?;
+            Some(tenure_limit(facts.limits.wall, facts.cores, claim.lease.slot))
+        });
+        of_jobs.max().unwrap_or(Duration::MAX)
+    }
+
+    /// What holds of all leases of this network. Clocks of two nodes may each be wrong by the accepted difference, so of
+    /// claims that are no further apart than that nobody can say which was first.
+    pub(super) const fn lease_rules(&self) -> Rules {
+        Rules { ttl: self.params.lease_ttl, window: self.params.clock_difference.saturating_mul(2) }
     }
 
     pub(super) fn update_slots(&mut self, now: Timestamp, action: Place, demand: Option<&Demand>) {
@@ -177,11 +206,11 @@ impl Engine {
     fn slots_at(&self, now: Timestamp, action: Place, demand: &Demand) -> Slots {
         let mut slots: Vec<(SlotNo, SlotState)> = Vec::new();
         let Some(state) = self.state(action) else { return Slots { slots, until: None, settled: true, silenced: false } };
-        let ttl = self.params.lease_ttl;
+        let rules = self.lease_rules();
         let first = self.attempt_first_slot(&self.board.action_id(action));
         let heard = self.heard(action);
         let settled = self.is_final(state, demand);
-        let larger = self.resolve_larger((now, ttl), (action, first), state, demand, &heard);
+        let larger = self.resolve_larger(now, (action, first), state, demand, &heard);
         let disputed =
             state.verdicts.iter().any(|(_, found)| matches!(found.state, VerdictState::Disputed | VerdictState::PlatformDependent));
         let outvoted = self.outvoted(action, state);
@@ -208,9 +237,9 @@ impl Engine {
             let slot = SlotNo(first + index);
             let views = self.claim_views(action, slot, demand, &taken, &heard);
             if suspect {
-                silence.add(silent(views.clone(), now, ttl).iter().map(|operator| self.branch(operator)));
+                silence.add(silent(views.clone(), now, rules).iter().map(|operator| self.branch(operator)));
             }
-            let slot_state = resolve(views, now, ttl);
+            let slot_state = resolve(views, now, rules);
             let wasted = match &slot_state {
                 SlotState::Closed(tenure) => {
                     outvoted.contains(&tenure.operator) || self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier)
@@ -222,7 +251,9 @@ impl Engine {
             }
             if let Some(tenure) = slot_state.tenure() {
                 let branch = self.branch(&tenure.operator);
-                if !wasted || tries.waste(branch) {
+                // What was committed to and can still be opened, and what others have opened since, leave its branch no vote.
+                let had_its_word = || state.spent.contains(&branch) || self.said_by(state, slot, tenure).is_none();
+                if !wasted || had_its_word() || tries.waste(branch) {
                     taken.push(branch);
                 }
             }
@@ -233,7 +264,7 @@ impl Engine {
             }
             index += 1;
         }
-        let silenced = suspect && silence.is_poison(self.committed(state, demand, &heard).len());
+        let silenced = suspect && silence.is_poison(self.committed(demand, &heard, false).len());
         if silenced {
             slots.retain(|(_, state)| !matches!(state, SlotState::Open { .. }));
         }
@@ -248,7 +279,7 @@ impl Engine {
                 voters.filter_map(|attested| self.voice(attested.author).operator).map(|operator| self.branch(&operator)).collect();
             for index in 0..ARBITER_SLOTS_MAX {
                 let slot = SlotNo(SlotNo::ARBITER.0 + index);
-                let slot_state = resolve(self.claim_views(action, slot, demand, &attested, &heard), now, ttl);
+                let slot_state = resolve(self.claim_views(action, slot, demand, &attested, &heard), now, rules);
                 let wasted = match &slot_state {
                     SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, &heard, &mut earlier),
                     _ => false,
@@ -271,7 +302,7 @@ impl Engine {
         let settled = settled && slots.iter().all(|(_, state)| matches!(state, SlotState::Closed(_)));
         // Machines come and go without a record of this action, and whoever waits for its end must be told.
         if state.wants_larger() {
-            until = until.into_iter().chain([now + ttl]).min();
+            until = until.into_iter().chain([now + rules.ttl]).min();
         }
         Slots { slots, until, settled, silenced }
     }
@@ -279,7 +310,7 @@ impl Engine {
     /// Resolves the slots for a larger machine.
     fn resolve_larger(
         &self,
-        (now, ttl): (Timestamp, Duration),
+        now: Timestamp,
         (action, first): (Place, u16),
         state: &ActionState,
         demand: &Demand,
@@ -288,7 +319,7 @@ impl Engine {
         let mut larger = Larger { slots: Vec::new(), counted: None, until: None };
         let claimed = |slot| heard.claims.iter().any(|(_, _, claim)| claim.lease.slot == slot);
         for slot in self.larger_slots(first, state, claimed) {
-            let slot_state = resolve(self.claim_views(action, slot, demand, &[], heard), now, ttl);
+            let slot_state = resolve(self.claim_views(action, slot, demand, &[], heard), now, self.lease_rules());
             let mut earlier = |at: Timestamp| larger.until = larger.until.into_iter().chain([at]).min();
             let wasted = match &slot_state {
                 SlotState::Closed(tenure) => self.is_wasted(now, state, slot, tenure, demand, heard, &mut earlier),
@@ -322,21 +353,28 @@ impl Engine {
         heard: &Heard<'_>,
         look_again: &mut impl FnMut(Timestamp),
     ) -> bool {
-        // What others say under this slot's number is an extra word and not the slot's.
-        let said = state.attested.iter().find(|attested| {
-            attested.slot == slot && attested.epoch == tenure.epoch && self.voice(attested.author).operator == Some(tenure.operator)
-        });
-        match said {
+        match self.said_by(state, slot, tenure) {
             Some(attested) => !attested.counts,
             None => {
-                let open = slot.is_arbiter() || is_larger(slot) || self.committed(state, demand, heard).len() >= demand.quorum();
-                let withheld = tenure.until + self.params.lease_ttl * 2;
-                if open && withheld > now {
+                // Since when it could be opened: since it was committed to, or the last of the quorum was.
+                let quorum = self.committed(demand, heard, false).into_values();
+                let complete = nth_smallest(quorum, demand.quorum());
+                let complete = if slot.is_arbiter() || is_larger(slot) { Some(Timestamp::default()) } else { complete };
+                let (Some(complete), Some(committed)) = (complete, tenure.committed) else { return false };
+                let withheld = committed.max(complete) + self.params.lease_ttl * WITHHELD_TTLS;
+                if withheld > now {
                     look_again(withheld);
                 }
-                open && withheld <= now
+                withheld <= now
             }
         }
+    }
+
+    /// What the holder of a closed slot said. What others say under this slot's number is an extra word and not the slot's.
+    fn said_by<'a>(&self, state: &'a ActionState, slot: SlotNo, tenure: &Tenure) -> Option<&'a Attested> {
+        state.attested.iter().find(|attested| {
+            attested.slot == slot && attested.epoch == tenure.epoch && self.voice(attested.author).operator == Some(tenure.operator)
+        })
     }
 
     /// Whose votes an arbiter has spoken against while the quorum is not reached: their slots no longer help towards it.
@@ -350,26 +388,28 @@ impl Engine {
         verdicts.flat_map(|verdict| verdict.differing.into_keys()).collect()
     }
 
-    /// The branches that committed to a result in the newest attempt. Those without a vote don't count: anybody could
-    /// otherwise open what others have built, by saying that it has built something too. Nor do those who said by now
-    /// that their machine spoilt it.
-    pub(super) fn committers(&self, action: Place, demand: &Demand) -> BTreeSet<Branch> {
-        self.state(action).map_or_else(BTreeSet::new, |state| self.committed(state, demand, &self.heard(action)))
+    /// The branches that committed to a result in the newest attempt, and when each first did. Those without a vote don't count: anybody could
+    /// otherwise open what others have built, by saying that it has built something too. Nor do those that say nothing of
+    /// the job; nor, for whoever has `more` to say than that its machine was too small, those that say only that.
+    pub(super) fn committers(&self, action: Place, demand: &Demand, more: bool) -> BTreeMap<Branch, Timestamp> {
+        self.committed(demand, &self.heard(action), more)
     }
 
-    fn committed(&self, state: &ActionState, demand: &Demand, heard: &Heard<'_>) -> BTreeSet<Branch> {
-        let mut branches = BTreeSet::new();
-        for (author, _, commitment) in &heard.commitments {
+    fn committed(&self, demand: &Demand, heard: &Heard<'_>, more: bool) -> BTreeMap<Branch, Timestamp> {
+        let mut branches: BTreeMap<Branch, Timestamp> = BTreeMap::new();
+        for (author, record, commitment) in &heard.commitments {
             let voice = self.voice(*author);
             let LeaseRef { action, slot, .. } = commitment.lease;
             if slot.is_arbiter() || !demand.admits(&voice) || attempt_of(slot) < self.attempt_first_slot(&action) {
                 continue;
             }
-            let LeaseRef { slot, epoch, .. } = commitment.lease;
-            if state.attested.iter().any(|said| said.spoilt && said.author == *author && said.slot == slot && said.epoch == epoch) {
+            if commitment.says == Says::Nothing || more && commitment.says == Says::TooSmall {
                 continue;
             }
-            branches.extend(voice.operator.map(|operator| voice.branch.unwrap_or(operator)));
+            if let Some(operator) = voice.operator {
+                let first = branches.entry(voice.branch.unwrap_or(operator)).or_insert(record.issued());
+                *first = record.issued().min(*first);
+            }
         }
         branches
     }

@@ -20,6 +20,7 @@ use crate::verdict::VerdictState;
 
 mod barred;
 mod blame;
+mod copies;
 mod disputes;
 mod flood;
 mod frauds;
@@ -28,6 +29,7 @@ mod hostile;
 mod late;
 mod order;
 mod rests;
+mod tenures;
 
 const NETWORK: NetworkId = NetworkId([1; 32]);
 const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -154,7 +156,7 @@ impl Net {
             labels: BoundedVec::new(),
         };
         self.engines[0].handle(self.now, Input::Author(Payload::Batch(batch.into()), DAY));
-        let id = self.engines[0].board.of_kind(Kind::Batch).last().unwrap().id();
+        let id = self.engines[0].board.of_kind(Kind::Batch).max_by_key(|record| record.sequence()).unwrap().id();
         self.deliver();
         BatchId::from(id)
     }
@@ -450,7 +452,7 @@ fn future_records_are_parked_and_old_ones_refused() {
     net.run(Duration::from_secs(100));
     assert_eq!(net.engines[0].board.of_kind(Kind::Have).count(), 1);
     assert_eq!(net.engines[0].receive(net.now, &future), Reception::Known);
-    let old = have(Timestamp(now.0 - 3_600_000));
+    let old = have(Timestamp(now.0 - 2 * 24 * 3_600_000));
     assert_eq!(net.engines[0].receive(net.now, &old), Reception::Outdated);
 }
 

@@ -1,5 +1,7 @@
 //! This node's own part: it claims leases, keeps them, commits to results and reveals them.
 
+mod giving_back;
+mod presence;
 mod sources;
 mod turn;
 
@@ -8,17 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blame::{PROOF_SLOT, is_larger};
-use crate::bounded::{BoundedString, BoundedVec};
+use crate::bounded::BoundedVec;
 use crate::id::{ActionId, BatchId, BlobHash};
 use crate::outcome::{FailureClass, Outcome, Particulars};
-use crate::record::payload::{
-    Claim, Commitment, HAND_BACKS_MAX, HandBack, HandedBack, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal,
-    SlotNo,
-};
+use crate::record::payload::{Claim, Commitment, LEASES_PER_NODE_MAX, LeaseProgress, LeaseRef, Presence, Renewal, Reveal, Says, SlotNo};
 use crate::record::{Kind, Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
-use crate::verdict::ballot::lost_in_silence;
+use crate::verdict::ballot::{lacks_room, lost_in_silence};
 use crate::verdict::{Verdict, verdict};
 
 use super::Engine;
@@ -29,24 +28,13 @@ use super::propagation::Propagation;
 use super::settle::Demand;
 use turn::Turn;
 
-/// How long a Presence is in effect, ...
-const PRESENCE_LIFETIME: Duration = Duration::from_secs(900);
-/// ... longer by so much for every machine that is present, so that in large networks about four are said a second, ...
-const PRESENCE_LIFETIME_EACH: Duration = Duration::from_millis(360);
-/// ... and this at most. It is said again after two thirds of that.
-const PRESENCE_LIFETIME_MAX: Duration = Duration::from_secs(3600);
-/// Changes of capacity are told at most this often.
-const PRESENCE_INTERVAL: Duration = Duration::from_millis(300);
-/// Commitments and reveals are kept so long: half a year, until seals gather them (DESIGN section 5).
-const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 /// How long a node leaves an action alone whose inputs it could not get; twice as long each further time, ...
 const INPUT_BACKOFF: Duration = Duration::from_secs(10);
 /// ... but no longer than this. Every try costs three records that all nodes keep for a week.
 const INPUT_BACKOFF_MAX: Duration = Duration::from_secs(1800);
 /// Who could not get the inputs of so many actions of late takes nothing at all ...
-const STARVED_MAX: usize = HAND_BACKS_MAX / 2;
-/// ... for so long after the last failure: it is not the jobs, and each of them it would have to hand back, of which a
-/// HandBack lists only the latest.
+const STARVED_MAX: usize = 32;
+/// ... for so long after the last failure: it is not the jobs.
 const STARVED_PAUSE: Duration = Duration::from_secs(300);
 /// How long it leaves one alone that its machine spoilt.
 const SPOILT_BACKOFF: Duration = Duration::from_secs(60);
@@ -77,11 +65,13 @@ struct OwnLease {
     cpu_ms: u64,
     /// When one of them last grew.
     moved: Timestamp,
+    /// When it was last renewed, or claimed.
+    renewed: Timestamp,
 }
 
 impl OwnLease {
     const fn progress(&self, lease: LeaseRef) -> LeaseProgress {
-        LeaseProgress { lease, log_bytes: self.log_bytes, cpu_ms: self.cpu_ms, moved: self.moved }
+        LeaseProgress { lease, log_bytes: self.log_bytes, cpu_ms: self.cpu_ms, moved: self.moved, before: self.renewed }
     }
 }
 
@@ -107,6 +97,8 @@ pub(super) struct Desk {
     announced: Option<(Timestamp, Presence)>,
     /// The node stops: it has taken back its Presence.
     left: bool,
+    /// Whether leases that this node holds and does not know are given back: once all is back that it kept.
+    minds_unknown: bool,
 }
 
 impl Desk {
@@ -340,7 +332,7 @@ impl Engine {
             return self.wake_at(place, Some(now + INPUT_BACKOFF));
         };
         self.queue.serve(place);
-        let own = OwnLease { cores: order.action.cores, memory: order.limits.memory, log_bytes: 0, cpu_ms: 0, moved: now };
+        let own = OwnLease { cores: order.action.cores, memory: order.limits.memory, log_bytes: 0, cpu_ms: 0, moved: now, renewed: now };
         self.take_free(Capacity { cores: own.cores, memory: own.memory });
         self.desk.leases.insert(lease, own);
         self.presence_changed(now);
@@ -381,6 +373,7 @@ impl Engine {
 
     /// Looks after this node's leases and results of an action, after anything about it changed.
     pub(super) fn mind_own(&mut self, now: Timestamp, place: Place, demand: Option<&Demand>) {
+        self.hand_back_unknown(now, place);
         if self.desk.leases.is_empty() && self.desk.results.is_empty() {
             return;
         }
@@ -393,9 +386,9 @@ impl Engine {
             let mine = matches!(held, Some(SlotState::Held(tenure)) if tenure.node == self.node && tenure.epoch == lease.epoch);
             if !wanted {
                 self.drop_lease(now, lease, "nothing needs it any more");
-                self.hand_back(now, vec![lease]);
+                self.hand_back(now, &[lease]);
             } else if !mine {
-                self.drop_lease(now, lease, "another builder holds the lease");
+                self.drop_lease(now, lease, "another builder holds the lease, or its time is over");
             }
         }
         let results: Vec<LeaseRef> = self.desk.results.range(span).map(|(lease, _)| *lease).collect();
@@ -403,13 +396,15 @@ impl Engine {
             return;
         }
         // A cancelled action's results stay closed unless they were enough already: nobody waits for them.
-        let enough = demand.is_some_and(|demand| self.committers(place, demand).len() >= demand.quorum());
+        let [enough, enough_said] =
+            [false, true].map(|more| demand.is_some_and(|demand| self.committers(place, demand, more).len() >= demand.quorum()));
         for lease in results {
             // A larger machine's word decides whether others are asked at all, and of what says nothing of the job there is
             // nothing to copy.
-            let spoilt = self.desk.results.get(&lease).is_some_and(|result| !result.outcome.is_vote());
+            let Some(outcome) = self.desk.results.get(&lease).map(|result| &result.outcome) else { continue };
+            let spoilt = !outcome.is_vote();
             // After a restart a result may not be committed to yet: what is revealed before counts for nothing.
-            let open = lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || enough;
+            let open = lease.slot.is_arbiter() || is_larger(lease.slot) || spoilt || if lacks_room(outcome) { enough } else { enough_said };
             if open && self.is_committed_to(&lease) {
                 self.reveal(now, lease);
             }
@@ -448,55 +443,19 @@ impl Engine {
         self.desk.free.cores >= uses.cores && self.desk.free.memory >= uses.memory
     }
 
-    /// Hands all leases back without penalty.
-    pub(super) fn hand_back_all(&mut self, now: Timestamp, reason: &str) {
-        self.stop_proving(now);
-        let leases: Vec<LeaseRef> = self.desk.leases.keys().copied().collect();
-        for lease in &leases {
-            self.drop_lease(now, *lease, reason);
-        }
-        self.hand_back(now, leases);
-    }
-
-    /// Ends this node's part. Others would take it for present until its Presence expires, and leave work to it.
-    pub(super) fn leave(&mut self, now: Timestamp) {
-        self.config.lend.builds = false;
-        self.hand_back_all(now, "the node stops");
-        self.desk.left = true;
-        if self.operator().is_some() {
-            // For as long as the one that it takes back: whoever still has that must not bring it back.
-            self.author(now, Payload::Presence(Presence::farewell().into()), PRESENCE_LIFETIME_MAX);
-        }
-    }
-
-    fn hand_back(&mut self, now: Timestamp, leases: Vec<LeaseRef>) {
-        if leases.is_empty() {
-            return;
-        }
-        // Only the latest HandBack of a node counts, so it repeats what the one before says, also of before a restart.
-        let lifetime = Kind::HandBack.lifetime_max();
-        let before = self.board.latest_of(&self.node, Kind::HandBack).map(|record| record.payload());
-        let mut listed: Vec<HandedBack> = match before {
-            Some(Payload::HandBack(before)) => before.leases.iter().filter(|told| now.since(told.at) < lifetime).copied().collect(),
-            _ => Vec::new(),
-        };
-        listed.extend(leases.into_iter().map(|lease| HandedBack { lease, at: now }));
-        listed.drain(..listed.len().saturating_sub(HAND_BACKS_MAX));
-        let Ok(leases) = BoundedVec::try_from(listed) else { return };
-        self.author(now, Payload::HandBack(HandBack { leases }), lifetime);
-    }
-
     pub(super) fn renew(&mut self, now: Timestamp) {
         self.end_still(now);
+        self.mind_lapsed(now);
         self.desk.ended.retain(|(at, _)| now.since(*at) < STILL_RENEWED);
         let ended = self.desk.ended.iter().rev().map(|(_, progress)| *progress);
         let leases: Vec<LeaseProgress> = self.own_progress().into_iter().chain(ended).take(LEASES_PER_NODE_MAX).collect();
         if self.desk.leases.is_empty() {
             return;
         }
+        self.desk.leases.values_mut().for_each(|own| own.renewed = now);
         self.arm(Timer::Renew, now + self.params.lease_ttl / 3);
         if let Ok(leases) = BoundedVec::try_from(leases) {
-            self.author(now, Payload::Renewal(Renewal { leases }), self.params.lease_ttl * 3);
+            self.author(now, Payload::Renewal(Renewal { leases }), Kind::Renewal.lifetime_max());
         }
     }
 
@@ -519,7 +478,7 @@ impl Engine {
             self.desk.avoid.insert(lease.action, now + wait);
             self.outputs.push_back(Output::ForgetResult(lease));
             self.event(Event::LeaseLost { lease, reason: "its inputs could not be fetched".into() });
-            self.hand_back(now, vec![lease]);
+            self.hand_back(now, &[lease]);
             self.look_again(now, &lease.action);
             self.seek_work(now);
             return;
@@ -533,10 +492,11 @@ impl Engine {
         self.desk.ended.push((now, own.progress(lease)));
         let salt = self.salt(&lease, &outcome, again.as_ref());
         let commitment = outcome.commitment(again.as_ref(), &operator, &salt);
+        let says = Says::of(&outcome, lease.slot);
         let result = OwnResult { lease, outcome, again, salt, particulars };
         self.outputs.push_back(Output::PersistResult(result.clone()));
         self.desk.results.insert(lease, result);
-        self.commit(now, lease, commitment);
+        self.commit(now, lease, (commitment, says));
         self.seek_work(now);
     }
 
@@ -556,127 +516,26 @@ impl Engine {
     }
 
     /// Commits to a result, once under each lease.
-    fn commit(&mut self, now: Timestamp, lease: LeaseRef, commitment: [u8; 32]) {
+    fn commit(&mut self, now: Timestamp, lease: LeaseRef, (commitment, says): ([u8; 32], Says)) {
         if self.has_committed(&lease) {
             return;
         }
         let own = |(record, claim): &(&SharedRecord, &Claim)| record.author_key() == self.node.0 && claim.lease == lease;
         let claimed = self.board.claims(&lease.action, lease.slot).find(own).map(|(record, _)| record.issued());
-        let sign = self.board.renewed(&self.node, &lease).max(claimed);
+        let told = self.board.author(&self.node.0).and_then(|own| self.board.renewed_by(own, &lease));
+        let sign = told.map(|(issued, told)| told.renewed_at(issued, self.params.lease_ttl)).max(claimed);
         let ago = now.since(sign.unwrap_or(now));
         let renewed_ago_ms = u32::try_from(ago.as_millis()).unwrap_or(u32::MAX);
-        self.author(now, Payload::Commitment(Commitment { lease, commitment, renewed_ago_ms }), EVIDENCE_LIFETIME);
+        self.author(now, Payload::Commitment(Commitment { lease, commitment, says, renewed_ago_ms }), Kind::Commitment.lifetime_max());
     }
 
     fn reveal(&mut self, now: Timestamp, lease: LeaseRef) {
         let Some(result) = self.desk.results.remove(&lease) else { return };
-        if self.sibling_committed(&lease) {
-            return self.outputs.push_back(Output::ForgetResult(lease));
-        }
         // Open before the record is sent: who hears of the output may ask for it at once.
         self.outputs.push_back(Output::Open(result.clone()));
         let OwnResult { lease, outcome, again, salt, particulars } = result;
-        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }.into()), EVIDENCE_LIFETIME);
+        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }.into()), Kind::Reveal.lifetime_max());
         self.outputs.push_back(Output::ForgetResult(lease));
-    }
-
-    /// After a restart: a result that was not revealed. What was not committed to either is, once this node has caught up.
-    pub(super) fn restore(&mut self, now: Timestamp, result: OwnResult) {
-        let action = result.lease.action;
-        self.desk.results.insert(result.lease, result);
-        self.look_again(now, &action);
-    }
-
-    /// Commits to restored results that no commitment is known of. A home that comes from a backup may have committed to
-    /// something since, which its peers know: that what it built is lost it says only if they have had their say.
-    fn commit_restored(&mut self, now: Timestamp, heard: bool) {
-        let Some(operator) = self.operator() else { return };
-        // Nobody else is there who could know of anything.
-        let heard = heard || self.crowd.is_empty_but_for(&self.node);
-        let building = |lease: &LeaseRef| self.desk.leases.contains_key(lease);
-        let sure = |result: &OwnResult| heard || !matches!(result.outcome, Outcome::Failure { class: FailureClass::Lost, .. });
-        let results =
-            self.desk.results.values().filter(|result| sure(result) && !building(&result.lease) && !self.has_committed(&result.lease));
-        let missing: Vec<_> =
-            results.map(|result| (result.lease, result.outcome.commitment(result.again.as_ref(), &operator, &result.salt))).collect();
-        for (lease, commitment) in missing {
-            self.commit(now, lease, commitment);
-            self.look_again(now, &lease.action);
-        }
-        // What can't be said for sure is given back, so that nobody waits for it.
-        let unsaid = |result: &&OwnResult| !self.desk.leases.contains_key(&result.lease) && !self.has_committed(&result.lease);
-        let unsure: Vec<LeaseRef> = self.desk.results.values().filter(unsaid).map(|result| result.lease).collect();
-        for lease in &unsure {
-            self.desk.results.remove(lease);
-            self.outputs.push_back(Output::ForgetResult(*lease));
-        }
-        self.hand_back(now, unsure);
-    }
-
-    /// After a restart, once the records are back: leases of builds that died with the process are handed back. What is
-    /// to be built was perhaps built in the meantime, so nothing is claimed before [`super::Input::Synced`] or for
-    /// [`CATCH_UP_MAX`].
-    pub fn hand_back_lost(&mut self, now: Timestamp) {
-        if self.board.of_kind(Kind::Batch).next().is_some() || !self.desk.results.is_empty() {
-            self.fall_behind(now);
-        }
-        let me = self.node;
-        let lost: Vec<LeaseRef> = self
-            .board
-            .of_kind(Kind::Claim)
-            .filter(|record| record.author_key() == me.0)
-            .filter_map(|record| match record.payload() {
-                Payload::Claim(claim) => Some(claim.lease),
-                _ => None,
-            })
-            .filter(|lease| !self.desk.leases.contains_key(lease) && !self.desk.results.contains_key(lease))
-            .filter(|lease| self.board.handed_back(&me, lease).is_none())
-            .filter(|lease| {
-                !self.board.commitments(&lease.action).any(|(record, commitment)| record.author_key() == me.0 && commitment.lease == *lease)
-            })
-            .collect();
-        self.hand_back(now, lost);
-    }
-
-    pub(super) fn presence_changed(&mut self, now: Timestamp) {
-        let at = self.desk.announced.as_ref().map_or(now, |(at, _)| (*at + PRESENCE_INTERVAL).max(now));
-        self.arm_earlier(Timer::Presence, at);
-    }
-
-    fn presence_lifetime(&self) -> Duration {
-        let present = u32::try_from(self.crowd.present()).unwrap_or(u32::MAX);
-        PRESENCE_LIFETIME_EACH.saturating_mul(present).clamp(PRESENCE_LIFETIME, PRESENCE_LIFETIME_MAX)
-    }
-
-    pub(super) fn announce_presence(&mut self, now: Timestamp) {
-        let lifetime = self.presence_lifetime();
-        self.arm(Timer::Presence, now + lifetime * 2 / 3);
-        if self.desk.left || self.operator().is_none() {
-            return; // the last word is spoken, or nobody can make anything of it
-        }
-        let (lend, own) = (&self.config.lend, self.in_use());
-        let facts = &self.config.facts;
-        let room = Capacity {
-            cores: self.desk.free.cores.saturating_add(own.cores).min(lend.cores),
-            memory: self.desk.free.memory.saturating_add(own.memory).min(lend.memory),
-        };
-        let presence = Presence {
-            accepting: self.is_willing(),
-            arbiter_only: lend.arbiter_only,
-            free_cores: room.cores,
-            cores: lend.cores,
-            free_memory_mib: u32::try_from(room.memory >> 20).unwrap_or(u32::MAX),
-            os: BoundedString::cut(&facts.os),
-            arch: BoundedString::cut(&facts.arch),
-            isa: BoundedString::cut(&facts.isa),
-            features: facts.features_bounded(),
-        };
-        let fresh = |(at, said): &(Timestamp, Presence)| *said == presence && now.since(*at) < lifetime / 2;
-        if self.desk.announced.as_ref().is_some_and(fresh) {
-            return;
-        }
-        self.desk.announced = Some((now, presence.clone()));
-        self.author(now, Payload::Presence(presence.into()), lifetime);
     }
 
     /// The verdict of an action under the policy of a batch, computed anew.

@@ -143,8 +143,11 @@ pub enum RecordError {
         /// Ours.
         wanted: NetworkId,
     },
-    /// It expires before it is issued, or lives longer than its type may.
-    #[error("{kind:?} issued at {issued} expires at {expires}, which its type does not allow")]
+    /// It lives longer or shorter than its type may.
+    #[error(
+        "{kind:?} issued at {issued} expires at {expires}; its type must expire {} {}",
+        if .kind.has_one_lifetime() { "at" } else { "from then on to" }, .kind.latest_expiry(*.issued)
+    )]
     Lifetime {
         /// The type.
         kind: Kind,

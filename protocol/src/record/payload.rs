@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fraud::PROVABLE_BYTES_MAX;
 use super::{Life, RECORD_BYTES_MAX};
+use crate::blame::is_larger;
 use crate::bounded::{BoundedString, BoundedVec};
 use crate::codec::{self, DecodeError};
 use crate::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, OperatorId, RecordId};
@@ -13,6 +14,7 @@ use crate::keys::{self, SecretKey, Signature, SignatureError};
 use crate::outcome::{Outcome, Particulars};
 use crate::time::Timestamp;
 use crate::trust::order::SignedOrder;
+use crate::verdict::ballot::lacks_room;
 
 pub use super::fraud::FraudProof;
 pub use super::notice::{EnvironmentName, Rotation, SUSPENSION, Suspension, TestReport, Withdraw, rotation_message};
@@ -142,6 +144,16 @@ pub struct LeaseProgress {
     pub cpu_ms: u64,
     /// When one of them last grew: a build that stands still for too long loses its lease, however often it is renewed.
     pub moved: Timestamp,
+    /// When the lease was renewed before, or claimed where it never was. A Renewal that comes more than one TTL later finds
+    /// a lease that has lapsed, and has no effect.
+    pub before: Timestamp,
+}
+
+impl LeaseProgress {
+    /// The last renewal that was in time, by a Renewal issued at `issued` of leases that last for `ttl`.
+    pub fn renewed_at(&self, issued: Timestamp, ttl: Duration) -> Timestamp {
+        if issued > self.before + ttl { self.before } else { issued }
+    }
 }
 
 /// The most leases that one node may hold: all fit into one Renewal.
@@ -154,25 +166,16 @@ pub struct Renewal {
     pub leases: BoundedVec<LeaseProgress, LEASES_PER_NODE_MAX>,
 }
 
-/// The most leases that one HandBack may list.
-pub const HAND_BACKS_MAX: usize = 64;
+/// The most leases that one HandBack may list: all that a node may hold.
+pub const HAND_BACKS_MAX: usize = LEASES_PER_NODE_MAX;
 
-/// A lease that was given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedBack {
-    /// The lease.
-    pub lease: LeaseRef,
-    /// When: not when the record was issued that repeats it, or whoever claimed the slot in between would have claimed it
-    /// too early.
-    pub at: Timestamp,
-}
-
-/// Gives leases back without a result and without penalty. Only the latest of a node counts, so it repeats the ones
-/// before; it lives as long as the claims that it makes room for.
+/// Gives leases back without a result and without penalty, at the moment when it is issued. Each stays beside the others
+/// for as long as a Claim lives: a claim that follows a lease that was given back is no longer in need of it once the claim
+/// before is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandBack {
-    /// The newest last.
-    pub leases: BoundedVec<HandedBack, HAND_BACKS_MAX>,
+    /// The leases.
+    pub leases: BoundedVec<LeaseRef, HAND_BACKS_MAX>,
 }
 
 /// What a node is and has to spare; only its latest Presence counts.
@@ -228,6 +231,30 @@ pub struct Have {
     pub blobs: BoundedVec<BlobHash, 100>,
 }
 
+/// What a commitment hides, in so far as it must be known before it is opened: whether it may open what others built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Says {
+    /// A word on the job.
+    Word,
+    /// That memory, disk or time were lacking, on a machine that may have been too small.
+    TooSmall,
+    /// Nothing of the job: the machine spoilt the build.
+    Nothing,
+}
+
+impl Says {
+    /// Of an outcome in a slot.
+    pub fn of(outcome: &Outcome, slot: SlotNo) -> Self {
+        if !outcome.is_vote() {
+            Self::Nothing
+        } else if lacks_room(outcome) && !is_larger(slot) && !slot.is_arbiter() {
+            Self::TooSmall
+        } else {
+            Self::Word
+        }
+    }
+}
+
 /// Says that an outcome is known, without saying which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commitment {
@@ -235,6 +262,8 @@ pub struct Commitment {
     pub lease: LeaseRef,
     /// [`Outcome::commitment`].
     pub commitment: [u8; 32],
+    /// What kind of outcome. A Reveal of another kind does not open it.
+    pub says: Says,
     /// Milliseconds since the lease was last renewed, or claimed where it never was: a Renewal is forgotten soon after the
     /// next, and who claimed the slot too early would then look as if it had not.
     pub renewed_ago_ms: u32,
@@ -264,6 +293,11 @@ pub struct Reveal {
 }
 
 impl Reveal {
+    /// Whether it opens `commitment`, as a reveal of `operator` under the same lease.
+    pub fn fits(&self, commitment: &Commitment, operator: &OperatorId) -> bool {
+        commitment.says == Says::of(&self.outcome, self.lease.slot) && self.opens(operator) == commitment.commitment
+    }
+
     /// The commitment that it opens, as a reveal of `operator`.
     pub fn opens(&self, operator: &OperatorId) -> [u8; 32] {
         self.outcome.commitment(self.again.as_ref(), operator, &self.salt)
@@ -423,6 +457,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A week: longer than any build.
 const CLAIM_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Half a year: commitments and reveals are kept so long, until seals gather them (DESIGN section 5).
+const EVIDENCE_LIFETIME: Duration = Duration::from_secs(180 * 24 * 3600);
 /// "As long as the network": a century.
 const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 3600);
 
@@ -444,9 +480,9 @@ payloads! {
     /// See [`Have`].
     Have(Have) = 8, Board, DAY;
     /// See [`Commitment`].
-    Commitment(Commitment) = 16, Evidence, FOREVER;
+    Commitment(Commitment) = 16, Evidence, EVIDENCE_LIFETIME;
     /// See [`Reveal`].
-    Reveal(Box<Reveal>) = 17, Evidence, FOREVER;
+    Reveal(Box<Reveal>) = 17, Evidence, EVIDENCE_LIFETIME;
     /// See [`Seal`].
     Seal(Box<Seal>) = 18, Evidence, FOREVER;
     /// See [`OperatorCertificate`].
@@ -482,9 +518,18 @@ impl Kind {
     pub fn latest_expiry(self, issued: Timestamp) -> Timestamp {
         issued + self.lifetime_max()
     }
-    /// The earliest expiry that a record of this type may have: what revokes another must not end before that does.
+    /// The earliest expiry that a record of this type may have: what revokes another must not end before that does, and
+    /// what leases and votes rest on ends at the same time, whoever says it.
     pub fn earliest_expiry(self, issued: Timestamp) -> Timestamp {
-        if self.revokes() { self.latest_expiry(issued) } else { issued }
+        if self.has_one_lifetime() { self.latest_expiry(issued) } else { issued }
+    }
+    /// Whether all records of this type live equally long. A node says itself for how long it is present, and how long
+    /// what it says of itself as an operator is true.
+    pub const fn has_one_lifetime(self) -> bool {
+        match self.life() {
+            Life::Board | Life::Evidence => !matches!(self, Self::Presence),
+            Life::Standing => self.revokes(),
+        }
     }
     /// Whether records of this type take something away from others.
     const fn revokes(self) -> bool {
@@ -516,7 +561,7 @@ impl Kind {
     }
     /// Whether only the author's latest record of this type counts.
     pub const fn latest_only(self) -> bool {
-        matches!(self, Self::Renewal | Self::HandBack | Self::Presence)
+        matches!(self, Self::Renewal | Self::Presence)
     }
     /// The batch by which gossip topics are chosen is in these; all others go over the control topic.
     pub const fn of_batch(self) -> bool {

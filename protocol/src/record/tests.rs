@@ -71,6 +71,25 @@ fn record_of_unknown_type_is_checked_as_far_as_it_can_be() {
     }
 }
 
+/// Claims, commitments and reveals once lived for as long as their authors liked: a short one broke the chain of epochs, here
+/// earlier and there later.
+#[test]
+fn board_and_evidence_records_live_as_long_as_all_of_their_type() {
+    let key = SecretKey::from_seed(&[9; 32]);
+    let record = Record::author(&key, NETWORK, 1, Timestamp(1000), Timestamp(2000), claim()).unwrap();
+    assert_eq!(record.expires(), Kind::Claim.latest_expiry(Timestamp(1000)), "made as it must be");
+    let short = Kind::ALL.iter().filter(|kind| kind.life() != Life::Standing && !kind.has_one_lifetime());
+    assert_eq!(short.collect::<Vec<_>>(), [&Kind::Presence]);
+    let mut bytes = record.bytes();
+    bytes.truncate(bytes.len() - 64);
+    let at = bytes.windows(8).position(|bytes| bytes == record.expires().0.to_le_bytes()).unwrap();
+    bytes[at..at + 8].copy_from_slice(&(record.expires().0 - 1).to_le_bytes());
+    bytes.extend(key.sign(&Record::message(Kind::Claim, &bytes)).0);
+    let error = Record::open(&bytes, NETWORK).unwrap_err();
+    assert!(matches!(error, RecordError::Lifetime { kind: Kind::Claim, .. }), "{error}");
+    assert!(error.to_string().contains("must expire at"), "{error}");
+}
+
 /// A board record can't be made to last for ever.
 #[test]
 fn lifetime_is_cut_to_what_the_type_allows() {

@@ -50,7 +50,7 @@ impl<'a> Ballot<'a> {
                 lost_arbiters.push(*attestation);
             }
             let set_aside = attempt_of(slot) < first_slot && attestation.outcome.tree().is_none();
-            if slot.is_arbiter() || set_aside || !may_vote(standing, &attestation.operator, policy) {
+            if slot.is_arbiter() || set_aside || attestation.void || !may_vote(standing, &attestation.operator, policy) {
                 continue;
             }
             if !attestation.counts() {

@@ -11,6 +11,8 @@ use crate::world::World;
 /// clocks that differ by minutes a claim is not heard of before others are made, but nobody has a reason to claim one slot
 /// again and again.
 const CLAIMS_PER_ACTION_MAX: usize = 24;
+/// Leases given back that may be heard of before the claims on them.
+const HAND_BACKS_EARLY: usize = 256;
 /// Outputs of one node that wait to be carried out, beside some for each record that it keeps.
 const BACKLOG_MAX: usize = 256;
 
@@ -37,6 +39,15 @@ pub fn check(world: &mut World) {
             .collect();
         if claims > actions.len().max(4) * (CLAIMS_PER_ACTION_MAX + 3 * world.nodes.len()) {
             faults.push(format!("node {number} keeps {claims} claims on {} actions", actions.len()));
+        }
+        let backs = board.of_kind(Kind::HandBack).filter_map(|record| match record.payload() {
+            Payload::HandBack(back) => Some(back.leases.len()),
+            _ => None,
+        });
+        let backs: usize = backs.sum();
+        // Some of the claims may be heard of later than that they were given back.
+        if backs > 2 * claims + HAND_BACKS_EARLY {
+            faults.push(format!("node {number} keeps {backs} leases that were given back, and {claims} claims"));
         }
         let results = engine.own_results().count();
         // Where few build, one can be far ahead of the others: a result waits until somebody else has one of the action.

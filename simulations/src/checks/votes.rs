@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use barnraiser_protocol::blame::attempt_of;
 use barnraiser_protocol::engine::Engine;
 use barnraiser_protocol::id::{ActionId, BatchId, NodeId, OperatorId};
 use barnraiser_protocol::outcome::{FailureClass, Outcome};
 use barnraiser_protocol::policy::{Policy, Voters};
+use barnraiser_protocol::record::payload::Says;
 use barnraiser_protocol::verdict::{Verdict, VerdictState};
 
 use crate::world::work::Work;
@@ -34,6 +36,36 @@ pub fn revealed(engine: &Engine, action: &ActionId) -> BTreeMap<OperatorId, BTre
     words
 }
 
+/// Operators that committed to something besides what they revealed, in the attempts in which they are votes: in each they
+/// have at least one commitment that is not opened, or opened to another word. What says nothing of the job, or only that
+/// the machine was too small, is beside the point.
+fn undecided(engine: &Engine, action: &ActionId) -> BTreeSet<OperatorId> {
+    let mut attempts: BTreeMap<(OperatorId, u16), (BTreeSet<Outcome>, bool)> = BTreeMap::new();
+    for (record, said) in engine.board().commitments(action).filter(|(_, said)| said.says == Says::Word && !said.lease.slot.is_arbiter()) {
+        let node = NodeId(record.author_key());
+        let Some(operator) = engine.members().operator_of(&node) else { continue };
+        let (words, closed) = attempts.entry((operator, attempt_of(said.lease.slot))).or_default();
+        let mut reveals = engine.board().reveals(action).filter(|(other, reveal)| {
+            other.author_key() == node.0 && reveal.lease == said.lease && reveal.opens(&operator) == said.commitment
+        });
+        match reveals.next() {
+            Some((_, reveal)) if reveal.outcome.is_vote() && !lacks_room(&reveal.outcome) => drop(words.insert(reveal.outcome.clone())),
+            Some(_) => {}
+            None => *closed = true,
+        }
+    }
+    let mut clear = BTreeSet::new();
+    let mut doubtful = BTreeSet::new();
+    for ((operator, _), (words, closed)) in attempts {
+        if closed || words.len() > 1 {
+            doubtful.insert(operator)
+        } else {
+            clear.insert(operator)
+        };
+    }
+    doubtful.difference(&clear).copied().collect()
+}
+
 /// Checks all verdicts of an action.
 pub fn check(engine: &Engine, action: &ActionId, work: &mut Work) -> Result<(), String> {
     let words = revealed(engine, action);
@@ -42,6 +74,12 @@ pub fn check(engine: &Engine, action: &ActionId, work: &mut Work) -> Result<(), 
     for batch in batches {
         let Some(verdict) = engine.verdict_of(&batch, action) else { continue };
         let Some(policy) = super::policy_of(engine, &batch) else { continue };
+        // That a machine was lost is no vote, and that it was too small is asked of a larger one: neither can be a copy.
+        let no_copy = |outcome: &Outcome| lacks_room(outcome) || matches!(outcome, Outcome::Failure { class: FailureClass::Lost, .. });
+        let copied = if verdict.outcome.as_ref().is_some_and(no_copy) { BTreeSet::new() } else { undecided(engine, action) };
+        if let Some(operator) = verdict.agreeing.iter().find(|who| copied.contains(who) && verdict.arbiter != Some(**who)) {
+            return Err(format!("{}: operator {} is counted and committed to something else, too", action.short(), operator.short()));
+        }
         check_verdict(engine, &verdict, policy, &words).map_err(|what| format!("{}: {what}: {verdict:?}", action.short()))?;
         // Liars never agree with each other, so what the quorum agrees on is what honest machines make.
         if verdict.state == VerdictState::CrossVerified

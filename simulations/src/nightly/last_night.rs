@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use barnraiser_protocol::graph::{Graph, JobIndex};
 use barnraiser_protocol::outcome::{Outcome, Particulars};
 use barnraiser_protocol::policy::Policy;
-use barnraiser_protocol::record::payload::{Commitment, LeaseRef, Priority, Reveal, SlotNo};
+use barnraiser_protocol::record::payload::{Commitment, LeaseRef, Priority, Reveal, Says, SlotNo};
 use barnraiser_protocol::record::{Payload, Record, SharedRecord};
 use barnraiser_protocol::time::Timestamp;
 
@@ -50,7 +50,7 @@ pub fn records(night: &Night, people: &People, policy: &Policy, work: &mut Work,
             let salt = dice.bytes();
             let commitment = outcome.commitment(None, &people.operators[node], &salt);
             let number = u64::from(index) * 2 + 2;
-            records.push(say(node, number, Payload::Commitment(Commitment { lease, commitment, renewed_ago_ms: 0 }))?);
+            records.push(say(node, number, Payload::Commitment(Commitment { lease, commitment, says: Says::Word, renewed_ago_ms: 0 }))?);
             records.push(say(node, number + 1, Payload::Reveal(reveal(lease, &outcome, salt, wall_ms).into()))?);
         }
     }

@@ -47,11 +47,11 @@ pub fn payload(world: &World, kind: Kind, variant: u8) -> Option<Payload> {
             follows: ClaimTag::default(),
         }),
         Kind::Renewal => {
-            let progress = LeaseProgress { lease: LEASE, log_bytes: variant.into(), cpu_ms: 1, moved: START };
+            let progress = LeaseProgress { lease: LEASE, log_bytes: variant.into(), cpu_ms: 1, moved: START, before: START };
             Payload::Renewal(Renewal { leases: BoundedVec::try_from(vec![progress]).ok()? })
         }
         Kind::HandBack => {
-            let leases = BoundedVec::try_from(vec![HandedBack { lease: LEASE, at: START }]).ok()?;
+            let leases = BoundedVec::try_from(vec![LEASE]).ok()?;
             Payload::HandBack(HandBack { leases })
         }
         Kind::Presence => {
@@ -66,7 +66,7 @@ pub fn payload(world: &World, kind: Kind, variant: u8) -> Option<Payload> {
         Kind::Have => Payload::Have(Have { blobs: BoundedVec::try_from(vec![BlobHash([variant; 32])]).ok()? }),
         Kind::Commitment => {
             let commitment = success(variant).commitment(None, &operator(0), &[3; 32]);
-            Payload::Commitment(Commitment { lease: LEASE, commitment, renewed_ago_ms: 0 })
+            Payload::Commitment(Commitment { lease: LEASE, commitment, says: Says::Word, renewed_ago_ms: 0 })
         }
         Kind::Reveal => Payload::Reveal(reveal(variant).into()),
         Kind::Seal => {

@@ -179,7 +179,7 @@ fn job_that_builder_after_builder_falls_silent_over_is_poison() {
             })
             .unwrap()
     });
-    let said = Payload::Commitment(Commitment { lease, commitment: [1; 32], renewed_ago_ms: 0 });
+    let said = Payload::Commitment(Commitment { lease, commitment: [1; 32], says: Says::Word, renewed_ago_ms: 0 });
     let record = Record::author(&node_key(u8::try_from(back).unwrap()), NETWORK, u64::MAX, net.now, net.now + DAY, said).unwrap();
     let now = net.now;
     for engine in &mut net.engines {
@@ -251,7 +251,7 @@ fn hung_build_that_still_beats_loses_its_lease() {
     let moved = net.now;
     let mut taken = None;
     for minute in 0..60 {
-        let leases = vec![LeaseProgress { lease: order.lease, log_bytes: 10, cpu_ms: 10, moved }].try_into().unwrap();
+        let leases = vec![LeaseProgress { lease: order.lease, log_bytes: 10, cpu_ms: 10, moved, before: net.now }].try_into().unwrap();
         let (key, beat) = (node_key(u8::try_from(who).unwrap()), Payload::Renewal(Renewal { leases }));
         let record = Record::author(&key, NETWORK, u64::MAX - 100 + minute, net.now, net.now + Duration::from_secs(540), beat).unwrap();
         let now = net.now;

@@ -13,7 +13,7 @@ fn stranger(number: u32) -> SecretKey {
 fn noise(by: u32, sequence: u64, now: Timestamp, lease: LeaseRef) -> SharedRecord {
     let payload = match sequence % 3 {
         0 => Payload::Claim(Claim { lease, batch: BatchId([7; 32]), follows: ClaimTag::default() }),
-        1 => Payload::Commitment(Commitment { lease, commitment: [9; 32], renewed_ago_ms: 0 }),
+        1 => Payload::Commitment(Commitment { lease, commitment: [9; 32], says: Says::Word, renewed_ago_ms: 0 }),
         _ => Payload::Have(Have { blobs: BoundedVec::new() }),
     };
     Record::author(&stranger(by), NETWORK, sequence, now, now + DAY * 3000, payload).unwrap()
@@ -73,13 +73,13 @@ fn share_of_strangers_is_free_again_when_records_end() {
     let mut net = Net::new(1, Policy::small(), chain());
     let have = |by: u32, sequence: u64, now: Timestamp| {
         let payload = Payload::Have(Have { blobs: BoundedVec::new() });
-        Record::author(&stranger(by), NETWORK, sequence, now, now + Duration::from_secs(60), payload).unwrap()
+        Record::author(&stranger(by), NETWORK, sequence, now, Timestamp::MAX, payload).unwrap()
     };
     for sequence in 0..STRANGER_RECORDS_MAX as u64 {
         assert_eq!(net.engines[0].receive(net.now, &have(1, sequence, net.now)), Reception::New);
     }
     assert_eq!(net.engines[0].receive(net.now, &have(1, 9999, net.now)), Reception::OverQuota);
-    net.run(Duration::from_secs(3600));
+    net.run(Kind::Have.lifetime_max() + Duration::from_secs(3600));
     assert_eq!(net.engines[0].receive(net.now, &have(1, 9999, net.now)), Reception::New);
 }
 

@@ -29,7 +29,7 @@ fn commitments_of_those_who_have_no_vote_open_nothing() {
         let certificate =
             Record::author(&stranger, NETWORK, 1, net.now, Timestamp::MAX, Payload::NodeCertificate(certificate.into())).unwrap();
         tell(&mut net, &certificate);
-        let payload = Payload::Commitment(Commitment { lease, commitment: [n; 32], renewed_ago_ms: 0 });
+        let payload = Payload::Commitment(Commitment { lease, commitment: [n; 32], says: Says::Word, renewed_ago_ms: 0 });
         let commitment = Record::author(&machine, NETWORK, 1, net.now, net.now + DAY, payload).unwrap();
         tell(&mut net, &commitment);
     }
@@ -106,7 +106,7 @@ fn what_is_built_on_a_candidate_is_not_verified_to_the_ground() {
     net.lies.insert(cheat);
     // The honest one commits and is cut off: the other's word stands alone.
     let order = net.started[1].1.clone();
-    let payload = Payload::Commitment(Commitment { lease: order.lease, commitment: [9; 32], renewed_ago_ms: 0 });
+    let payload = Payload::Commitment(Commitment { lease: order.lease, commitment: [9; 32], says: Says::Word, renewed_ago_ms: 0 });
     let commitment = Record::author(&node_key(u8::try_from(honest).unwrap()), NETWORK, 9, net.now, net.now + DAY, payload).unwrap();
     net.dead.insert(honest);
     tell(&mut net, &commitment);

@@ -48,7 +48,7 @@ fn lease_that_ended_in_this_nodes_future_is_claimed_when_that_has_come() {
     let action = net.job(2, &batch, 0).action.unwrap();
     let lease = LeaseRef { action, slot: SlotNo(0), epoch: 1 };
     let (claimed, ended) = (net.now + Duration::from_secs(30), net.now + Duration::from_secs(40));
-    let back = HandBack { leases: vec![HandedBack { lease, at: ended }].try_into().unwrap() };
+    let back = HandBack { leases: vec![lease].try_into().unwrap() };
     for (at, payload) in [(claimed, Payload::Claim(Claim { lease, batch, follows: ClaimTag::default() })), (ended, Payload::HandBack(back))]
     {
         let record = Record::author(&node_key(1), NETWORK, at.0, at, at + DAY, payload).unwrap();
@@ -241,7 +241,8 @@ fn lease_that_was_renewed_stays_so_when_its_renewal_is_forgotten() {
     let claim = say(1, 0, Payload::Claim(Claim { lease, batch, follows: ClaimTag::default() }));
     let follows = ClaimTag::of(&claim.id());
     let early = say(2, 190, Payload::Claim(Claim { lease: LeaseRef { epoch: 2, ..lease }, batch, follows }));
-    let commitment = |renewed_ago_ms| say(1, 200, Payload::Commitment(Commitment { lease, commitment: [9; 32], renewed_ago_ms }));
+    let commitment =
+        |renewed_ago_ms| say(1, 200, Payload::Commitment(Commitment { lease, commitment: [9; 32], says: Says::Word, renewed_ago_ms }));
     for (renewed_ago_ms, holder) in [(100_000, 1), (200_000, 2)] {
         let mut engine = restarted(&net, 3, |record| !matches!(record.kind(), Kind::Claim | Kind::Commitment));
         starts(&net, &mut engine);

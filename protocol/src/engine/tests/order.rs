@@ -269,7 +269,7 @@ fn nothing_is_begun_that_ends_at_the_same_moment() {
     };
     let waits = |net: &Net, n: usize| net.engines[n].timeline.iter().any(|(_, timer)| *timer == Timer::Seek);
     let sleeper = (1..4).find(|n| own_claims(&net, *n) == 0 && waits(&net, *n)).unwrap();
-    net.now = net.now + DAY + DAY;
+    net.now = net.engines[sleeper].board.of_kind(Kind::Batch).map(|batch| batch.forget_at()).max().unwrap();
     let now = net.now;
     net.engines[sleeper].handle_timeout(now);
     net.deliver();

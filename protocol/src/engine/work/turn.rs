@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::blame::is_larger;
 use crate::id::{ActionId, NodeId, OperatorId};
@@ -89,13 +90,14 @@ impl Engine {
         };
         let has_result = self.desk.results_of(action).any(waits);
         let had_its_turn = has_result || state.slots.iter().any(mine);
+        let spent = state.spent.contains(&self.branch(&me));
         let nonce = self.batches.get(&demand.batch)?.batch().nonce;
         let mut assigned = BTreeSet::new();
         let mut best: Option<Turn> = None;
         for (slot, slot_state) in &state.slots {
             let SlotState::Open { epoch, follows, lapsed, since: ended } = slot_state else { continue };
             // On a larger machine whoever found the job too large may try it again.
-            if had_its_turn && !is_larger(*slot) || memory < self.limits_of(place, *slot, &demand).memory {
+            if had_its_turn && !is_larger(*slot) || spent && !slot.is_arbiter() || memory < self.limits_of(place, *slot, &demand).memory {
                 continue;
             }
             if self.claimed_already(LeaseRef { action: *action, slot: *slot, epoch: *epoch }, *follows, *ended) {
@@ -104,13 +106,11 @@ impl Engine {
             let draws = Draws::new(&nonce, action, *slot);
             let open_since = state.open_since.iter().find(|(no, _)| no == slot).map(|(_, since)| *since);
             let since = open_since.unwrap_or(now).max(self.desk.free_since);
-            let Some(mut at) = self.slot_turn(now, place, *slot, &demand, &draws, since, &mut assigned) else { continue };
-            // Who let the lease lapse leaves it to others first.
-            if *lapsed == Some(me) {
-                at = at + self.params.lease_ttl * 2;
-            }
-            // By this node's clock, which may be behind the last holder's: a claim from before the end of a lease is void.
-            let at = at.max(ended.unwrap_or_default());
+            let Some(at) = self.slot_turn(now, place, *slot, &demand, &draws, since, &mut assigned) else { continue };
+            // By this node's clock, which may be behind the last holder's: a claim from before the end of a lease is void,
+            // and so is one of who let it lapse and does not leave it to others first.
+            let sits_out = if *lapsed == Some(me) { self.lease_rules().sits_out() } else { Duration::ZERO };
+            let at = at.max(ended.unwrap_or_default() + sits_out);
             // The slot whose turn comes first; of several, that with the lowest number.
             if best.is_none_or(|best| at < best.at) {
                 best = Some(Turn { slot: *slot, epoch: *epoch, follows: *follows, at });
@@ -206,7 +206,8 @@ impl Engine {
         } else {
             // On a larger machine anybody may try; what says nothing of the job keeps nobody from trying again.
             let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && self.void(state, *no, of).is_none());
-            holding.filter_map(|(_, of)| Some(self.branch(&of.tenure()?.operator))).collect()
+            let holders = holding.filter_map(|(_, of)| Some(self.branch(&of.tenure()?.operator)));
+            holders.chain(state.spent.iter().copied()).collect()
         };
         Some(Entry {
             action,

@@ -39,6 +39,7 @@ fn says(operator: u8, slot: SlotNo, outcome: Outcome) -> Attestation {
         outcome,
         again: None,
         fingerprint: "linux".into(),
+        void: false,
     }
 }
 

@@ -21,7 +21,7 @@ use barnraiser_protocol::platform::Facts;
 use barnraiser_protocol::policy::Policy;
 use barnraiser_protocol::record::payload::{
     Batch, Claim, ClaimTag, Commitment, Invitation, Invitee, LeaseProgress, LeaseRef, NodeCertificate, OperatorCertificate, Presence,
-    Priority, Renewal, Reveal, SlotNo,
+    Priority, Renewal, Reveal, Says, SlotNo,
 };
 use barnraiser_protocol::record::{Payload, Record, SharedRecord};
 use barnraiser_protocol::time::Timestamp;
@@ -93,7 +93,8 @@ impl Speakers {
     }
 
     fn renewal(&mut self, at: Timestamp, who: usize) -> anyhow::Result<()> {
-        let progress = |lease: &LeaseRef| LeaseProgress { lease: *lease, log_bytes: at.0 % 100_000, cpu_ms: at.0 % 60_000, moved: at };
+        let progress =
+            |lease: &LeaseRef| LeaseProgress { lease: *lease, log_bytes: at.0 % 100_000, cpu_ms: at.0 % 60_000, moved: at, before: at };
         let leases: Vec<_> = self.held[who].iter().map(progress).collect();
         self.say(at, false, who, Payload::Renewal(Renewal { leases: leases.try_into()? }), Duration::from_secs(540))?;
         Ok(())
@@ -238,7 +239,13 @@ impl Traffic {
                 let lease = done.leases[slot];
                 speakers.held[builder].remove(&lease);
                 speakers.presence(at, builder)?;
-                speakers.say(at, false, builder, Payload::Commitment(Commitment { lease, commitment, renewed_ago_ms: 0 }), DAY * 180)?;
+                speakers.say(
+                    at,
+                    false,
+                    builder,
+                    Payload::Commitment(Commitment { lease, commitment, says: Says::Word, renewed_ago_ms: 0 }),
+                    DAY * 180,
+                )?;
             }
             half_done.push_back(done);
         }
