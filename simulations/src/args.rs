@@ -13,7 +13,7 @@ const NODES_MAX: u64 = 20_000;
 pub struct Args {
     /// What is simulated.
     pub scenario: Scenario,
-    /// Number of nodes; of `nightly` of volunteers, beside the maintainer's machine.
+    /// Number of nodes; of `nightly` of volunteers, beside the maintainer's machine; of `scale` of all.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(3..=NODES_MAX))]
     pub nodes: u64,
     /// What draws everything.
@@ -22,7 +22,7 @@ pub struct Args {
     /// How many seeds are run, one after the other from `--seed` on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub seeds: u64,
-    /// What `nightly` builds: a file of images and their steps; `BARN_WORKLOAD` names it too. Without one a workload of that
+    /// What `nightly` and `scale` build: a file of images and their steps; `BARN_WORKLOAD` names it too. Without one a workload of that
     /// shape is made up.
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
@@ -32,6 +32,10 @@ pub struct Args {
     /// So many nodes more take part in `nightly` that build nothing: they pass records on, and no engine runs for them here.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=NODES_MAX))]
     pub relays: u64,
+    /// So many of the nodes of `scale` build, each with an engine of its own; at most as many as there are beside the
+    /// maintainer's machine.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(2..=NODES_MAX))]
+    pub builders: u64,
     /// In `nightly` nobody knows yet how long builds take; otherwise all know it from last night.
     #[arg(long)]
     pub first_night: bool,
@@ -64,4 +68,7 @@ pub enum Scenario {
     Calm,
     /// All images of an operating system are built by volunteers who come and go: how long, and at what cost.
     Nightly,
+    /// A steady hour of such a night in a large network: how records and the batch's graph reach everybody, and what that
+    /// costs each node.
+    Scale,
 }

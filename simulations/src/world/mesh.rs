@@ -111,7 +111,7 @@ impl Mesh {
 
     /// Whom a node is connected to: its neighbours, and in a network of more than there are connections some others, drawn
     /// anew each time.
-    fn connected(&mut self, node: usize) -> Vec<usize> {
+    pub(super) fn connected(&mut self, node: usize) -> Vec<usize> {
         if self.up.len() <= CONNECTIONS + 1 {
             return self.up.iter().copied().filter(|other| *other != node).collect();
         }
@@ -128,14 +128,37 @@ impl Mesh {
         connected
     }
 
+    /// Who is connected to whom, for as long as a blob needs to spread: neighbours, and others up to as many as each keeps.
+    pub(super) fn connections(&mut self) -> Vec<Vec<usize>> {
+        let wanted = CONNECTIONS.min(self.up.len().saturating_sub(1));
+        let mut connected = self.neighbours.clone();
+        for node in self.up.clone() {
+            for _ in 0..CONNECTIONS * 4 {
+                if connected[node].len() >= wanted {
+                    break;
+                }
+                let other = *self.dice.pick(&self.up);
+                // Who has enough is asked in vain, unless it is only a little more.
+                if other != node && connected[other].len() < wanted + DEGREE && !connected[node].contains(&other) {
+                    connected[node].push(other);
+                    connected[other].push(node);
+                }
+            }
+        }
+        connected
+    }
+
     /// How a record that `author` says now reaches the others, through those who are up and not cut off.
     pub fn spread(&mut self, author: usize, weather: &Weather) -> Spread {
         let mut spread = Spread::default();
         let connected = self.connected(author);
-        let mut best: Vec<Option<Duration>> = vec![None; self.neighbours.len()];
+        // Nanoseconds and small numbers: this is what a run of ten thousand nodes does most of its time.
+        let mut best = vec![u64::MAX; self.neighbours.len()];
         let mut reached = vec![false; self.neighbours.len()];
-        let mut agenda = BinaryHeap::from([Reverse((Duration::ZERO, author, author))]);
-        while let Some(Reverse((after, node, from))) = agenda.pop() {
+        let small = |node: usize| node as u32; // the command line allows far fewer
+        let mut agenda = BinaryHeap::from([Reverse((0, small(author), small(author)))]);
+        while let Some(Reverse((nanos, node, from))) = agenda.pop() {
+            let (after, node, from) = (Duration::from_nanos(nanos), node as usize, from as usize);
             if std::mem::replace(&mut reached[node], true) {
                 continue;
             }
@@ -147,10 +170,10 @@ impl Mesh {
             for to in whom.iter().copied().filter(|to| *to != from) {
                 spread.copies += 1;
                 let Some(delay) = weather.carry(node, to, &mut self.dice) else { continue };
-                let at = checked + delay;
-                if !reached[to] && best[to].is_none_or(|best| at < best) {
-                    best[to] = Some(at);
-                    agenda.push(Reverse((at, to, node)));
+                let at = (checked + delay).as_nanos() as u64;
+                if !reached[to] && at < best[to] {
+                    best[to] = at;
+                    agenda.push(Reverse((at, small(to), small(node))));
                 }
             }
         }
@@ -238,6 +261,17 @@ mod tests {
         let spread = mesh.spread(0, &weather);
         let strangers = spread.arrivals.iter().filter(|at| at.from == 0 && !mesh.neighbours[0].contains(&at.to)).count();
         assert_eq!(spread.copies, (ends + beside - 299 + strangers) as u64);
+    }
+
+    #[test]
+    fn connections_have_two_ends_and_are_about_as_many_as_each_node_keeps() {
+        let (mut mesh, _) = mesh(400);
+        let connected = mesh.connections();
+        for (node, of) in connected.iter().enumerate() {
+            assert!((CONNECTIONS - 2..=CONNECTIONS + DEGREE).contains(&of.len()), "{}", of.len());
+            assert!(of.iter().all(|other| *other != node && connected[*other].contains(&node)));
+            assert!(mesh.neighbours[node].iter().all(|neighbour| of.contains(neighbour)));
+        }
     }
 
     #[test]

@@ -1,0 +1,1 @@
+//! How far record and graph were when, in pictures.
