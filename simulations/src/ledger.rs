@@ -58,6 +58,8 @@ pub struct Ledger {
     pub records: BTreeMap<Kind, u64>,
     /// Bytes of all copies of these that were sent, and of what comparisons brought.
     pub bytes: u64,
+    /// The same of gossip alone, by type.
+    pub bytes_of: BTreeMap<Kind, u64>,
     /// Microseconds until 99 of 100 nodes had a record, of those that were gossiped.
     pub spreads_us: Vec<u64>,
     /// Tenths of a millisecond from the saying of a record to its arrival at a node → how often it took so long. Whole
@@ -165,7 +167,9 @@ impl Ledger {
     /// A record spreads.
     pub fn sent(&mut self, record: &SharedRecord, spread: &Spread) {
         *self.records.entry(record.kind()).or_default() += 1;
-        self.bytes += record.bytes().len() as u64 * spread.copies;
+        let bytes = record.bytes().len() as u64 * spread.copies;
+        self.bytes += bytes;
+        *self.bytes_of.entry(record.kind()).or_default() += bytes;
         let nearly_all = spread.arrivals.len() * 99 / 100;
         self.spreads_us.extend(spread.arrivals.get(nearly_all).map(|arrival| arrival.after.as_micros() as u64));
         for arrival in &spread.arrivals {

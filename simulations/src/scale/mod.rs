@@ -26,6 +26,9 @@ use crate::world::{START, World};
 pub const HOUR: Duration = Duration::from_secs(3600);
 /// How long work is under way before that: the first burst of claims is over, and everybody has the graph.
 const SETTLED: Duration = Duration::from_secs(600);
+/// So many records of one author reach everybody by one way before another is drawn: each of its own would take most of
+/// the run, and no figure here is about two records of one author.
+const RECORDS_A_WAY: u32 = 8;
 /// Checkers that look at the end of a run, which this one does not reach.
 const NOT_CHECKED: [&str; 2] = ["convergence", "ending"];
 /// A node tells the ids of a record to so many others in a heartbeat, ...
@@ -65,6 +68,7 @@ pub fn run(options: Options, workload: &Workload) -> anyhow::Result<Report> {
     let mut run = Run::new(seats, nodes - 1 - builders, seed, work, policy.clone())?;
     run.world.trace.verbose = options.verbose;
     run.world.spread_graphs = true;
+    run.world.records_a_way = RECORDS_A_WAY;
     run.remember(&night, &policy)?;
     let batch = run.begin(&night, &policy, begin)?;
     pass(&mut run, begin + SETTLED);
@@ -103,11 +107,16 @@ fn report(run: &Run, options: Options, builders: usize, begin: Timestamp) -> Rep
     report.add("room_to_claimed", ledger.free_wait_median_ms() as f64, "ms, median");
     let told = ledger.records.values().sum::<u64>() * TOLD_TO * TOLD_TIMES * TOLD_BYTES;
     report.add("ids_told", told as f64 / hours.max(1e-9) / 1e6, "MB/node/h, at most");
+    for (name, kind) in [("claims", Kind::Claim), ("commitments", Kind::Commitment), ("reveals", Kind::Reveal), ("renewals", Kind::Renewal)] {
+        let bytes = ledger.bytes_of.get(&kind).copied().unwrap_or(0);
+        report.add(&format!("bytes_of_{name}"), bytes as f64 / world.population() as f64 / hours.max(1e-9) / 1e6, "MB/node/h");
+    }
     report.add("presences", ledger.count(Kind::Presence) as f64, "records");
     report.add("building", building(world, &run.seats), "% of cores, at the end");
     if let Some(graph) = &world.graph {
         add_graph(&mut report, graph, world, builders, begin);
     }
+    report.plots = plots::plots(options, ledger, world.graph.as_ref(), builders);
     report
 }
 

@@ -511,3 +511,87 @@ impl World {
         self.with(node, |engine, clock| engine.handle(clock, Input::Graph(batch, packed)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Reverse;
+    use std::collections::{BTreeSet, BinaryHeap};
+
+    use barnraiser_protocol::transfer::spread::COPIES_A_PERIOD;
+
+    use super::*;
+    use crate::world::mesh::Mesh;
+
+    const GRAPH: u64 = (4 << 20) + 77;
+
+    fn spread(nodes: usize, length: u64, down: &BTreeSet<usize>) -> Spreading {
+        let mut mesh = Mesh::new(nodes, 1);
+        (0..nodes).for_each(|node| mesh.join(node));
+        let weather = Weather::calm(nodes, Duration::from_millis(100), &mut Dice::new(1, "weather"));
+        let (batch, blob) = (BatchId([1; 32]), BlobHash([2; 32]));
+        let mut graph = Spreading::new((batch, blob), length, 0, START, Links::default(), &mesh.connections(), 1);
+        let mut moves: Vec<Move> = Vec::new();
+        let mut agenda = BinaryHeap::new();
+        let plan = |agenda: &mut BinaryHeap<_>, moves: &mut Vec<Move>, at: Timestamp, step: Move| {
+            agenda.push(Reverse((at, moves.len())));
+            moves.push(step);
+        };
+        for node in 1..nodes {
+            let step = graph.begin(node, START).unwrap();
+            plan(&mut agenda, &mut moves, START, step);
+        }
+        while let Some(Reverse((now, number))) = agenda.pop() {
+            if now.since(START) > Duration::from_secs(120) {
+                break;
+            }
+            for (at, step) in graph.happen(now, moves[number].clone(), &weather, |node| !down.contains(&node)) {
+                plan(&mut agenda, &mut moves, at, step);
+            }
+        }
+        graph
+    }
+
+    fn seconds(graph: &Spreading) -> f64 {
+        graph.got.last().unwrap().0.since(START).as_secs_f64()
+    }
+
+    #[test]
+    fn everybody_gets_the_graph_once_and_its_author_serves_few() {
+        for (nodes, length, most) in [(2, GRAPH, 3.0), (3, 1000, 2.0), (40, GRAPH, 12.0), (600, 1000, 10.0), (600, GRAPH, 20.0)] {
+            let graph = spread(nodes, length, &BTreeSet::new());
+            assert_eq!(graph.got.iter().map(|(_, node)| *node).collect::<BTreeSet<_>>().len(), nodes);
+            assert_eq!(graph.got.len(), nodes);
+            assert!(seconds(&graph) < most, "{nodes} nodes, {length} bytes: {} s", seconds(&graph));
+            assert!(graph.copies(0) <= COPIES_A_PERIOD as f64, "{}", graph.copies(0));
+            // A unit may be stolen from who is slow, and then comes twice.
+            let sent: f64 = (0..nodes).map(|node| graph.copies(node)).sum();
+            assert!((nodes as f64 - 1.0..nodes as f64 * 1.5).contains(&sent), "{sent} copies for {nodes} nodes");
+        }
+    }
+
+    #[test]
+    fn machines_that_are_gone_keep_nobody_from_the_graph() {
+        let down: BTreeSet<usize> = (1..200).step_by(2).collect();
+        let graph = spread(200, GRAPH, &down);
+        assert_eq!(graph.got.len(), 100);
+        assert!(graph.got.iter().all(|(_, node)| !down.contains(node)));
+    }
+
+    #[test]
+    fn another_machine_in_a_place_has_nothing_and_gets_it_from_those_it_is_connected_to() {
+        let mut graph = spread(20, GRAPH, &BTreeSet::new());
+        let before = graph.copies(5);
+        graph.replace(7, &[5]);
+        assert!(!graph.has(7));
+        let weather = Weather::calm(20, Duration::from_millis(100), &mut Dice::new(2, "weather"));
+        let now = START + Duration::from_secs(600);
+        let mut agenda = vec![(now, graph.begin(7, now).unwrap())];
+        while !agenda.is_empty() {
+            let soonest = (0..agenda.len()).min_by_key(|at| agenda[*at].0).unwrap();
+            let (at, step) = agenda.remove(soonest);
+            agenda.extend(graph.happen(at, step, &weather, |_| true));
+        }
+        assert!(graph.has(7) && graph.begin(7, now).is_none());
+        assert_eq!(graph.copies(5), before + 1.0);
+    }
+}

@@ -127,6 +127,8 @@ pub struct World {
     pub compare_every: Duration,
     /// How many of the first nodes keep what is revealed for the others.
     pub holders: usize,
+    /// How many records of one author go the same way, after each other: one, but where there are thousands of nodes.
+    pub records_a_way: u32,
     /// Whether the graph of the next batch comes to all nodes from each other, and not from nowhere.
     pub spread_graphs: bool,
     /// That graph on its way.
@@ -157,6 +159,7 @@ impl World {
             checks: Checks::default(),
             compare_every: Duration::from_secs(30),
             holders: 1,
+            records_a_way: 1,
             spread_graphs: false,
             graph: None,
             replaced: 0,
@@ -401,11 +404,11 @@ impl World {
 
     fn gossip(&mut self, author: usize, record: &SharedRecord) {
         self.trace.add(self.now, format_args!("say {author} {:?} {}", record.kind(), record.id().short()));
-        let spread = self.mesh.spread(author, &self.weather);
+        let spread = self.mesh.way(author, &self.weather, self.records_a_way);
         self.ledger.sent(record, &spread);
         let with_engine = self.nodes.len();
         self.spread_graph(author, record, &spread);
-        for Arrival { after, to, from } in spread.arrivals.into_iter().filter(|arrival| arrival.to < with_engine) {
+        for Arrival { after, to, from } in spread.arrivals.iter().copied().filter(|arrival| arrival.to < with_engine) {
             if self.dice.chance(self.weather.duplicates) {
                 let again = after + self.weather.delay(from, to, &mut self.dice);
                 self.after(again, Happening::Arrival { from, to, record: record.clone() });
