@@ -67,8 +67,8 @@ fuzz-guided: setup-build ## the same, guided by coverage; needs a nightly compil
 			-artifact_prefix=tests/fuzz/corpus/$$name/ -print_final_stats=1 -verbosity=0 || exit 1; \
 	done
 
-simulate: setup-build ## simulated networks: SCENARIO=faults|calm|nightly|scale NODES=100 BUILDERS=100 (of scale) SEED=1 SEEDS=1 WORKLOAD=FILE PLOTS=DIR
-	$(cargo) run --release -p barnraiser-simulations -- $(or $(SCENARIO),faults) --nodes $(or $(NODES),100) $(if $(BUILDERS),--builders $(BUILDERS)) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) $(if $(WORKLOAD),--workload $(WORKLOAD)) $(if $(PLOTS),--plots $(PLOTS))
+simulate: setup-build ## simulated networks: SCENARIO=faults|calm|nightly|scale|trust NODES=100 BUILDERS=200 (scale) BRANCHES=1 (trust) SEED=1 SEEDS=1 WORKLOAD=FILE PLOTS=DIR
+	$(cargo) run --release -p barnraiser-simulations -- $(or $(SCENARIO),faults) --nodes $(or $(NODES),100) $(if $(BUILDERS),--builders $(BUILDERS)) $(if $(BRANCHES),--branches $(BRANCHES)) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) $(if $(WORKLOAD),--workload $(WORKLOAD)) $(if $(PLOTS),--plots $(PLOTS))
 
 clean: ## removes what was built
 	$(cargo) clean

@@ -34,8 +34,11 @@ pub struct Args {
     pub relays: u64,
     /// So many of the nodes of `scale` build, each with an engine of its own; at most as many as there are beside the
     /// maintainer's machine.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(2..=NODES_MAX))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(2..=NODES_MAX))]
     pub builders: u64,
+    /// So many branches the gang of `trust` owns.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub branches: u64,
     /// In `nightly` nobody knows yet how long builds take; otherwise all know it from last night.
     #[arg(long)]
     pub first_night: bool,
@@ -71,4 +74,6 @@ pub enum Scenario {
     /// A steady hour of such a night in a large network: how records and the batch's graph reach everybody, and what that
     /// costs each node.
     Scale,
+    /// Some want a lie to be believed: alone, as a gang, with invented members.
+    Trust,
 }

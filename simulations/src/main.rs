@@ -2,7 +2,8 @@
 //!
 //! May touch: simulated clocks, networks, disks and builders. Never real time, sockets or tokio: a run is a function of
 //! its arguments. Where to go next: [`world`] for how it works, [`faults`] for the scenario in which everything goes
-//! wrong, [`nightly`] for what a night's work takes, [`scale`] for what ten thousand nodes cost, [`checks`] for what must hold all the same.
+//! wrong, [`nightly`] for what a night's work takes, [`scale`] for what ten thousand nodes cost,
+//! [`trust`] for what lies come to, [`checks`] for what must hold all the same.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -17,6 +18,7 @@ mod scale;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod world;
 
 use std::path::PathBuf;
@@ -81,6 +83,10 @@ fn run(args: &Args, nodes: usize, seed: u64, workload: Option<&Workload>) -> any
                 outcome.report.plots = nightly::plots::plots(&outcome);
             }
             Ok(outcome.report)
+        }
+        Scenario::Trust => {
+            let branches = usize::try_from(args.branches).context("too many branches for this machine")?;
+            trust::run(trust::Options { nodes, branches, seed, verbose: args.trace })
         }
         Scenario::Scale => {
             let builders = usize::try_from(args.builders).context("too many nodes for this machine")?;

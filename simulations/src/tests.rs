@@ -7,7 +7,7 @@ use crate::args::Args;
 use crate::faults;
 use crate::nightly::workload::Workload;
 use crate::nightly::{self, Options};
-use crate::scale;
+use crate::{scale, trust};
 
 /// Nodes of a run: enough for every policy, few enough for every day.
 const NODES: usize = 12;
@@ -71,6 +71,7 @@ fn bad_arguments_are_refused_with_exit_code_2() {
         "nightly --workload",
         "scale --builders 1",
         "scale --nodes 20001",
+        "trust --branches 0",
         "calm --latency-ms 0",
         "calm --latency-ms fast",
     ];
@@ -108,8 +109,7 @@ fn small_night_comes_to_its_end_and_the_same_seed_gives_the_same_trace() {
 /// Ten minutes of a hundred nodes, of which twelve build: the goals for ten thousand hold for them with room to spare.
 #[test]
 fn small_network_in_steady_work_keeps_what_is_promised_of_large_ones() {
-    let options =
-        |seed| scale::Options { nodes: 100, builders: 12, seed, measured: std::time::Duration::from_secs(600), verbose: false };
+    let options = |seed| scale::Options { nodes: 100, builders: 12, seed, measured: std::time::Duration::from_secs(600), verbose: false };
     let run = |seed| scale::run(options(seed), &Workload::made_up(seed, 8, 200)).unwrap();
     let (one, again, other) = (run(1), run(1), run(2));
     assert_eq!(one.trace_hash, again.trace_hash);
@@ -122,4 +122,27 @@ fn small_network_in_steady_work_keeps_what_is_promised_of_large_ones() {
         assert!(figure("conflicts") < 5.0 && figure("room_to_claimed") < 2000.0);
         assert!(figure("claims") > 10.0 && figure("measured") > 2.0, "{} {}", figure("claims"), figure("measured"));
     }
+}
+
+fn trust_figures(branches: usize, seed: u64) -> impl Fn(&str) -> f64 {
+    let report = trust::run(trust::Options { nodes: 24, branches, seed, verbose: false }).unwrap();
+    assert!(report.passed(), "seed {seed}: {:?}", report.faults);
+    move |name: &str| report.figures.iter().find(|figure| figure.name == format!("trust.{name}")).unwrap().value
+}
+
+/// Whatever is lied in one branch, with as many invented members as one likes: it is found out, and nobody else suffers.
+#[test]
+fn lies_of_one_branch_are_never_verified_and_cost_no_honest_operator_its_vote() {
+    for seed in 1..3 {
+        let figure = trust_figures(1, seed);
+        assert_eq!((figure("lies_verified"), figure("honest_suspended")), (0.0, 0.0), "seed {seed}");
+        assert_eq!(figure("verified"), figure("jobs"));
+        assert!(figure("lies_told") > 0.0 && figure("liars_suspended") > 0.0 && figure("gang_suspended") > 0.0);
+    }
+}
+
+/// The quorum is what the policy says, and no more than that: eight branches in one hand hold both slots of a job now and then.
+#[test]
+fn lies_of_as_many_branches_as_the_quorum_asks_for_can_be_verified() {
+    assert!((1..4).any(|seed| trust_figures(8, seed)("lies_verified") > 0.0));
 }

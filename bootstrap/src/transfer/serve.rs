@@ -62,10 +62,11 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: &mut St
         // Only who is given data counts, and not who asks in vain.
         let answered = if answered.1.is_some() && !context.admit(&hash, &node) { (Answer::Busy, None) } else { answered };
         let (answer, bytes) = answered;
-        let taken = bytes.is_some();
+        let taken = bytes.as_ref().map(Vec::len);
         let sent = send(stream, &answer, bytes).await;
-        if taken {
+        if let Some(bytes) = taken {
             context.served(&hash, &node);
+            tracing::trace!(%peer, bytes, "served");
         }
         sent?;
         drop(permit);

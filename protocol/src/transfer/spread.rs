@@ -302,9 +302,11 @@ mod tests {
                     continue;
                 }
                 let round = seekers[of].next(&connected[of], age);
-                let found = round.providers.iter().map(number).find(|at| {
-                    held_from[*at].is_some_and(|from| from <= tenth) && rations[*at].admit(&BLOB, &node(of), age)
-                });
+                let found = round
+                    .providers
+                    .iter()
+                    .map(number)
+                    .find(|at| held_from[*at].is_some_and(|from| from <= tenth) && rations[*at].admit(&BLOB, &node(of), age));
                 from_author += usize::from(found == Some(0));
                 under_way.extend(found.map(|by| (tenth + 10, by, of)));
                 held_from[of] = found.map(|_| tenth + 10);

@@ -80,7 +80,7 @@ pub fn run(options: Options, workload: &Workload) -> anyhow::Result<Report> {
         let next = end.min(run.world.now + TICK);
         pass(&mut run, next);
     }
-    Ok(report(&run, options, builders, begin))
+    Ok(report(&run, options, builders))
 }
 
 /// Everything up to `end` happens, and is looked at.
@@ -96,7 +96,7 @@ fn pass(run: &mut Run, end: Timestamp) {
     }
 }
 
-fn report(run: &Run, options: Options, builders: usize, begin: Timestamp) -> Report {
+fn report(run: &Run, options: Options, builders: usize) -> Report {
     let world = &run.world;
     let mut report = Report::new("scale", options.nodes, options.seed, world);
     report.checks.retain(|name, _| !NOT_CHECKED.contains(name));
@@ -107,14 +107,15 @@ fn report(run: &Run, options: Options, builders: usize, begin: Timestamp) -> Rep
     report.add("room_to_claimed", ledger.free_wait_median_ms() as f64, "ms, median");
     let told = ledger.records.values().sum::<u64>() * TOLD_TO * TOLD_TIMES * TOLD_BYTES;
     report.add("ids_told", told as f64 / hours.max(1e-9) / 1e6, "MB/node/h, at most");
-    for (name, kind) in [("claims", Kind::Claim), ("commitments", Kind::Commitment), ("reveals", Kind::Reveal), ("renewals", Kind::Renewal)] {
+    for (name, kind) in [("claims", Kind::Claim), ("commitments", Kind::Commitment), ("reveals", Kind::Reveal), ("renewals", Kind::Renewal)]
+    {
         let bytes = ledger.bytes_of.get(&kind).copied().unwrap_or(0);
         report.add(&format!("bytes_of_{name}"), bytes as f64 / world.population() as f64 / hours.max(1e-9) / 1e6, "MB/node/h");
     }
     report.add("presences", ledger.count(Kind::Presence) as f64, "records");
     report.add("building", building(world, &run.seats), "% of cores, at the end");
     if let Some(graph) = &world.graph {
-        add_graph(&mut report, graph, world, builders, begin);
+        add_graph(&mut report, graph, world.population(), builders);
     }
     report.plots = plots::plots(options, ledger, world.graph.as_ref(), builders);
     report
@@ -131,26 +132,18 @@ fn building(world: &World, seats: &[volunteers::Seat]) -> f64 {
     busy / f64::max(there, 1.0) * 100.0
 }
 
-fn add_graph(report: &mut Report, graph: &Spreading, world: &World, builders: usize, begin: Timestamp) {
-    let seconds = |at: Option<Timestamp>| at.map_or(f64::INFINITY, |at| at.since(graph.said).as_secs_f64());
-    let is_builder = |node: usize| (1..=builders).contains(&node);
+fn add_graph(report: &mut Report, graph: &Spreading, nodes: usize, builders: usize) {
+    let nearly_all = |counts: &dyn Fn(usize) -> bool| {
+        let (_, got) = graph.times(counts);
+        got.get(got.len() * 99 / 100).copied().unwrap_or(f64::INFINITY)
+    };
+    let a_node = |count: u64| count as f64 / nodes.max(1) as f64;
     report.add("graph", graph.length as f64 / 1e6, "MB");
-    // Newcomers of later get it from many at once.
-    let first = |node: usize| graph.heard.iter().any(|(at, who)| *who == node && at.since(begin) < SETTLED);
-    let builders_there = (1..=builders).filter(|node| first(*node)).count();
-    report.add("graph_to_99_percent", seconds(nth(graph, builders_there * 99 / 100, is_builder)), "s, of the builders");
-    let nodes = world.population() - 1;
-    report.add("graph_to_99_percent_of_nodes", seconds(nth(graph, nodes * 99 / 100, |node| node != graph.author())), "s, of all nodes");
+    report.add("graph_to_99_percent", nearly_all(&|node| (1..=builders).contains(&node)), "s, of the builders");
+    report.add("graph_to_99_percent_of_nodes", nearly_all(&|_| true), "s, of all nodes");
     report.add("graph_copies_of_submitter", graph.copies(graph.author()), "copies sent");
     report.add("graph_copies_most", graph.copies_max(), "copies sent");
-    report.add("graph_questions", graph.questions.0 as f64 / nodes.max(1) as f64, "questions a node");
-    report.add("graph_busy", graph.questions.1 as f64 / nodes.max(1) as f64, "times sent away a node");
-    report.add("graph_bytes", graph.bytes() as f64 / nodes.max(1) as f64 / 1e6, "MB/node, once a batch");
-}
-
-/// When so many of those that `counts` names had the graph, and one more; each counts once.
-fn nth(graph: &Spreading, place: usize, counts: impl Fn(usize) -> bool) -> Option<Timestamp> {
-    let mut seen = std::collections::BTreeSet::new();
-    let mut times = graph.got.iter().filter(|(_, node)| counts(*node) && seen.insert(*node)).map(|(at, _)| *at);
-    times.nth(place)
+    report.add("graph_questions", a_node(graph.questions.0), "questions a node");
+    report.add("graph_busy", a_node(graph.questions.1), "times sent away a node");
+    report.add("graph_bytes", a_node(graph.bytes()) / 1e6, "MB/node, once a batch");
 }

@@ -1,8 +1,6 @@
 //! How far records and the graph were when, in pictures.
 
-use barnraiser_protocol::time::Timestamp;
-
-use super::{Options, SETTLED};
+use super::Options;
 use crate::ledger::Ledger;
 use crate::plots::{Plot, Series, Shape};
 use crate::world::graphs::Spreading;
@@ -43,13 +41,12 @@ fn records(ledger: &Ledger, name: String, of: &str) -> Plot {
 }
 
 fn graphs(graph: &Spreading, builders: usize, name: String, of: &str) -> Plot {
-    let early = |times: &[(Timestamp, usize)], counts: &dyn Fn(usize) -> bool| -> Vec<f64> {
-        let counted = times.iter().filter(|(at, node)| *node != graph.author() && counts(*node) && at.since(graph.said) < SETTLED);
-        counted.map(|(at, _)| at.since(graph.said).as_secs_f64()).collect()
-    };
     let is_builder = |node: usize| (1..=builders).contains(&node);
-    let (heard, all, some) = (early(&graph.heard, &|_| true), early(&graph.got, &|_| true), early(&graph.got, &is_builder));
-    let mark = |times: &[f64], who: &str| times.get(times.len() * 99 / 100).map(|at| (*at, format!("99 % of {who} after {at:.1} s")));
+    let ((heard, all), (_, some)) = (graph.times(|_| true), graph.times(is_builder));
+    let mark = |times: &[f64], who: &str| {
+        let at = times.get(times.len() * 99 / 100).filter(|at| at.is_finite());
+        at.map(|at| (*at, format!("99 % of {who} after {at:.1} s")))
+    };
     Plot {
         name,
         title: format!("How the graph of a batch spreads, {of}"),
@@ -64,10 +61,12 @@ fn graphs(graph: &Spreading, builders: usize, name: String, of: &str) -> Plot {
     }
 }
 
-/// The share of all, in percent, that `times` in their order make up.
+/// The share of all, in percent, that `times` in their order make up; who has none is one of all, and no point.
 fn shares(times: &[f64]) -> Vec<(f64, f64)> {
+    let all = times.len();
+    let times = &times[..times.partition_point(|at| at.is_finite())];
     let step = times.len().div_ceil(POINTS).max(1);
-    let share = |place: usize| (times[place], (place + 1) as f64 / times.len() as f64 * 100.0);
+    let share = |place: usize| (times[place], (place + 1) as f64 / all as f64 * 100.0);
     let last = times.len().checked_sub(1).map(share);
     std::iter::once((0.0, 0.0)).chain((0..times.len()).step_by(step).map(share)).chain(last).collect()
 }
@@ -84,5 +83,6 @@ mod tests {
             assert!(points.is_sorted_by(|a, b| a.0 <= b.0 && a.1 <= b.1) && points.len() <= POINTS + 2);
         }
         assert_eq!(shares(&[]), [(0.0, 0.0)]);
+        assert_eq!(shares(&[1.0, f64::INFINITY]), [(0.0, 0.0), (1.0, 50.0), (1.0, 50.0)]);
     }
 }

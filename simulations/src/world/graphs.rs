@@ -38,6 +38,8 @@ const ABSENT_AGAIN: Duration = Duration::from_millis(1500);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Bytes of a question with its answer, and of what the connection adds to them.
 const QUESTION_BYTES: u64 = 250;
+/// Who hears of a batch within so long was there when it was said.
+const AT_ONCE: Duration = Duration::from_secs(10);
 /// A graph has no more units: 64 MiB.
 const UNITS_MAX: u64 = 64;
 
@@ -206,10 +208,33 @@ impl Spreading {
         self.peers.iter().map(|peer| peer.sent).sum::<u64>() + self.questions.0 * QUESTION_BYTES
     }
 
+    /// Seconds from the submission until each of those that `counts` names had heard of the batch, and had its graph; each
+    /// list in order, with infinity for who never got it. The submitter is left out, and who came later: they get it
+    /// from many at once.
+    pub fn times(&self, counts: impl Fn(usize) -> bool) -> (Vec<f64>, Vec<f64>) {
+        let first = |times: &[(Timestamp, usize)]| {
+            let mut first = BTreeMap::new();
+            for (at, node) in times {
+                first.entry(*node).or_insert(at.since(self.said));
+            }
+            first
+        };
+        let (heard, got) = (first(&self.heard), first(&self.got));
+        let there = heard.iter().filter(|(node, after)| **node != self.author && **after < AT_ONCE && counts(**node));
+        let there: Vec<usize> = there.map(|(node, _)| *node).collect();
+        let sorted = |times: &BTreeMap<usize, Duration>| {
+            let mut all: Vec<f64> = there.iter().map(|node| times.get(node).map_or(f64::INFINITY, Duration::as_secs_f64)).collect();
+            all.sort_by(f64::total_cmp);
+            all
+        };
+        (sorted(&heard), sorted(&got))
+    }
+
     /// Another machine, which has nothing yet, is in the place of `node`, connected to these.
     pub fn replace(&mut self, node: usize, connected: &[usize]) {
         let peer = &mut self.peers[node];
-        *peer = Peer { connected: connected.iter().map(|node| id(*node)).collect(), life: peer.life + 1, sent: peer.sent, ..Peer::default() };
+        *peer =
+            Peer { connected: connected.iter().map(|node| id(*node)).collect(), life: peer.life + 1, sent: peer.sent, ..Peer::default() };
     }
 
     /// `node` has heard of the batch: what is to be done first.
@@ -561,6 +586,9 @@ mod tests {
             let graph = spread(nodes, length, &BTreeSet::new());
             assert_eq!(graph.got.iter().map(|(_, node)| *node).collect::<BTreeSet<_>>().len(), nodes);
             assert_eq!(graph.got.len(), nodes);
+            let (heard, got) = graph.times(|node| node % 2 == 0);
+            assert_eq!((heard.len(), got.len()), (nodes.div_ceil(2) - 1, nodes.div_ceil(2) - 1));
+            assert!(got.iter().all(|at| *at <= seconds(&graph)) && got.is_sorted());
             assert!(seconds(&graph) < most, "{nodes} nodes, {length} bytes: {} s", seconds(&graph));
             assert!(graph.copies(0) <= COPIES_A_PERIOD as f64, "{}", graph.copies(0));
             // A unit may be stolen from who is slow, and then comes twice.

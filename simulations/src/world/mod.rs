@@ -402,6 +402,12 @@ impl World {
         }
     }
 
+    /// A machine says a record that its owner wrote elsewhere.
+    pub fn say(&mut self, node: usize, record: &SharedRecord) {
+        self.arrive(node, node, record);
+        self.gossip(node, record);
+    }
+
     fn gossip(&mut self, author: usize, record: &SharedRecord) {
         self.trace.add(self.now, format_args!("say {author} {:?} {}", record.kind(), record.id().short()));
         let spread = self.mesh.way(author, &self.weather, self.records_a_way);
@@ -471,7 +477,7 @@ impl World {
         } else if self.dice.chance(character.hangs) {
             (failure(FailureClass::NoProgress), once.mul_f64(self.dice.unit()) + order.limits.silent)
         } else if character.lies {
-            (Work::lie(&order.action, node), once)
+            (Work::lie(&order.action, if character.fellows { usize::MAX } else { node }), once)
         } else if character.fails {
             (failure(FailureClass::Build), once.mul_f64(self.dice.unit()))
         } else {
