@@ -282,7 +282,8 @@ mod tests {
         let connected: Vec<Vec<NodeId>> =
             (0..NODES).map(|of| (1..=20).map(|step| node((of + step * step * step * 7) % NODES)).collect()).collect();
         let number = |id: &NodeId| usize::from_le_bytes(first(&id.0));
-        let mut seekers: Vec<Seeker> = (0..NODES).map(|seed| Seeker::new(node(0), seed as u64 * 0x9e37_79b9_7f4a_7c15)).collect();
+        let mut seekers: Vec<Seeker> =
+            (0..NODES).map(|seed| Seeker::new(node(0), (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
         let mut rations = vec![Ration::default(); NODES];
         let mut held_from: Vec<Option<u64>> = vec![None; NODES];
         let mut next = vec![0; NODES];
