@@ -147,7 +147,8 @@ impl Run {
             let now = self.world.now;
             let late = now > START + DEADLINE;
             let done = self.world.ledger.done.contains_key(batch) && now > last;
-            if !self.world.checks.faults.is_empty() || ((done || late) && self.rests(late)) || late {
+            let rests = (done || late) && self.rests(late);
+            if rests || late || !self.world.checks.faults.is_empty() {
                 return Ok(());
             }
         }
