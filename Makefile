@@ -71,10 +71,16 @@ fuzz-guided: setup-build ## the same, guided by coverage; needs a nightly compil
 			-artifact_prefix=tests/fuzz/corpus/$$name/ -print_final_stats=1 -verbosity=0 || exit 1; \
 	done
 
+# As many seeds as the scenario is judged by, unless SEEDS says otherwise.
+scenario := $(or $(SCENARIO),faults)
+seeds_of_faults := 1000
+seeds_of_nightly := 20
 # Gigabytes of small things, touched in no order: with large pages a night takes three quarters of the time.
 simulate: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-simulate: setup-build ## simulated networks: SCENARIO=faults|calm|nightly NODES=100 SEED=1 SEEDS=1 WORKLOAD=FILE PLOTS=DIR
-	$(cargo) run --release -p barnraiser-simulations -- $(or $(SCENARIO),faults) --nodes $(or $(NODES),100) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) $(if $(WORKLOAD),--workload $(WORKLOAD)) $(if $(PLOTS),--plots $(PLOTS))
+simulate: setup-build ## simulated networks: SCENARIO=faults|calm|nightly|scale|trust NODES=100 SEED=1 SEEDS=1000 (faults) JOBS=2 BUILDERS=200 (scale) BRANCHES=1 (trust) WORKLOAD=FILE PLOTS=DIR
+	$(cargo) run --release -p barnraiser-simulations -- $(scenario) --nodes $(or $(NODES),100) --seed $(or $(SEED),1) \
+		--seeds $(or $(SEEDS),$(seeds_of_$(scenario)),1) --jobs $(or $(JOBS),$(shell nproc)) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
+		$(if $(BUILDERS),--builders $(BUILDERS)) $(if $(BRANCHES),--branches $(BRANCHES)) $(if $(PLOTS),--plots $(PLOTS))
 
 clean: ## removes what was built
 	$(cargo) clean

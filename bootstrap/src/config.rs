@@ -14,6 +14,12 @@ use libp2p::Multiaddr;
 pub trait BlobAccess: Send + Sync {
     /// Whether `hash` may be served to `to`. Called for each request, from the network's tasks: it must not block.
     fn may_serve(&self, hash: &BlobHash, to: &NodeId) -> bool;
+
+    /// Whether a whole network wants `hash` at the same moment, so that few are served at once and the others find it at
+    /// those ([`barnraiser_protocol::transfer::spread`]). Called as `may_serve` is.
+    fn is_rationed(&self, _hash: &BlobHash) -> bool {
+        false
+    }
 }
 
 /// The records that this node has, for anti-entropy. Called from threads where blocking is allowed.

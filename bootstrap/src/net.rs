@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
+use barnraiser_protocol::transfer::spread::Ration;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -102,6 +103,9 @@ pub(crate) struct Context {
     events: mpsc::WeakSender<NetEvent>,
     /// One permit for each unit that is read for a peer.
     pub(crate) serving: Arc<Semaphore>,
+    /// Who takes what everybody wants, by the age of `since`.
+    rations: Mutex<Ration>,
+    since: Instant,
     /// One permit for each exchange of records that we began, ...
     pub(crate) syncing: Semaphore,
     /// ... and that a peer began.
@@ -120,6 +124,8 @@ impl Context {
             commands,
             events,
             serving: Arc::new(Semaphore::new(config.limits.serving.max(1))),
+            rations: Mutex::default(),
+            since: Instant::now(),
             syncing: Semaphore::new(config.limits.syncs.max(1)),
             answering: Semaphore::new(config.limits.syncs.max(1)),
             fetching: Mutex::default(),
@@ -144,6 +150,25 @@ impl Context {
     /// Exchanges of records that we began and that have not ended.
     pub(crate) fn under_way(&self) -> MutexGuard<'_, BTreeSet<(NetworkId, PeerId)>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `to` would be given a blob now, as far as others who want it go.
+    pub(crate) fn has_room(&self, hash: &BlobHash, to: &NodeId) -> bool {
+        !self.config.access.is_rationed(hash) || self.rations().has_room(hash, to, self.since.elapsed())
+    }
+
+    /// The same, and `to` takes it until [`Context::served`].
+    pub(crate) fn admit(&self, hash: &BlobHash, to: &NodeId) -> bool {
+        !self.config.access.is_rationed(hash) || self.rations().admit(hash, to, self.since.elapsed())
+    }
+
+    /// What `to` was let take is sent, or can't be.
+    pub(crate) fn served(&self, hash: &BlobHash, to: &NodeId) {
+        self.rations().served(hash, to, self.since.elapsed());
+    }
+
+    fn rations(&self) -> MutexGuard<'_, Ration> {
+        self.rations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lock that a fetch of `hash` holds.
@@ -286,6 +311,14 @@ impl Net {
     /// be stuffed with liars; only the bytes are proof.
     pub async fn who_has(&self, network: NetworkId, hash: BlobHash) -> Vec<NodeId> {
         transfer::who_has(&self.context, Some(network), hash).await
+    }
+
+    /// The members of `network` that this node is connected to.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub async fn members(&self, network: NetworkId) -> Result<Vec<NodeId>, NetError> {
+        self.context.ask(|reply| Command::Members { network, reply }).await
     }
 
     /// Announces to Kademlia that this node has a blob. Meant for images and indexes only: each costs traffic for ever.

@@ -20,6 +20,9 @@ pub const LARGER: u32 = 2;
 const LARGER_FIRST: u16 = 0xe000;
 /// ... and how many each attempt has: one, and others where the machine spoils it.
 pub const LARGER_SLOTS: u16 = 4;
+/// So many times the quorum's branches that found their machines too small are not set aside by somebody's success: that is a
+/// dispute. Otherwise one liar would have a job tried on every machine there is.
+pub const SMALL_MANY: usize = 3;
 /// Independent branches that say that they were lost at one stage of a job: it is poison. So many more for each branch
 /// that has a vote on it, since a liar could otherwise keep a job alive that kills machines.
 pub const POISON_SAID: usize = 2;
@@ -107,7 +110,7 @@ pub fn table() -> String {
         let Rule { job, builder, again } = rule(class);
         let job = match job {
             Job::Vote => "a vote; a success beside it makes a dispute".to_owned(),
-            Job::TooSmall => "a vote; beside a success nothing".to_owned(),
+            Job::TooSmall => format!("a vote; beside a success nothing, unless {SMALL_MANY} times the quorum's branches say it"),
             Job::Nothing => "nothing".to_owned(),
             Job::Poison => format!("nothing; {POISON_SAID} branches at one stage: poison"),
         };

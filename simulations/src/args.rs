@@ -13,16 +13,19 @@ const NODES_MAX: u64 = 20_000;
 pub struct Args {
     /// What is simulated.
     pub scenario: Scenario,
-    /// Number of nodes; of `nightly` of volunteers, beside the maintainer's machine.
+    /// Number of nodes; of `nightly` of volunteers, beside the maintainer's machine; of `scale` of all.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(3..=NODES_MAX))]
     pub nodes: u64,
     /// What draws everything.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How many seeds are run, one after the other from `--seed` on.
+    /// How many seeds are run, from `--seed` on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub seeds: u64,
-    /// What `nightly` builds: a file of images and their steps; `BARN_WORKLOAD` names it too. Without one a workload of that
+    /// How many seeds are run at once, each on a thread of its own. Memory is needed for all of them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: u16,
+    /// What `nightly` and `scale` build: a file of images and their steps; `BARN_WORKLOAD` names it too. Without one a workload of that
     /// shape is made up.
     #[arg(long, value_name = "FILE")]
     pub workload: Option<PathBuf>,
@@ -32,6 +35,13 @@ pub struct Args {
     /// So many nodes more take part in `nightly` that build nothing: they pass records on, and no engine runs for them here.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=NODES_MAX))]
     pub relays: u64,
+    /// So many of the nodes of `scale` build, each with an engine of its own; at most as many as there are beside the
+    /// maintainer's machine.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(2..=NODES_MAX))]
+    pub builders: u64,
+    /// So many branches the gang of `trust` owns.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub branches: u64,
     /// In `nightly` nobody knows yet how long builds take; otherwise all know it from last night.
     #[arg(long)]
     pub first_night: bool,
@@ -64,4 +74,9 @@ pub enum Scenario {
     Calm,
     /// All images of an operating system are built by volunteers who come and go: how long, and at what cost.
     Nightly,
+    /// A steady hour of such a night in a large network: how records and the batch's graph reach everybody, and what that
+    /// costs each node.
+    Scale,
+    /// Some want a lie to be believed: alone, as a gang, with invented members.
+    Trust,
 }

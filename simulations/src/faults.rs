@@ -526,6 +526,7 @@ fn character(number: usize, nodes: usize, dice: &mut Dice) -> Character {
     let steady = is_arbiter(number, nodes);
     Character {
         lies: !honest && dice.chance(0.08),
+        fellows: false,
         speed: if dice.chance(0.1) { dice.between(0.1, 0.3) } else { dice.between(0.5, 2.0) },
         spoils: if !steady && dice.chance(0.2) { dice.between(0.0, 0.5) } else { 0.0 },
         hangs: if !honest && dice.chance(0.1) { dice.between(0.0, 0.5) } else { 0.0 },

@@ -52,10 +52,14 @@ impl Span {
 /// Counts.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// Since when all of this is counted.
+    pub since: Timestamp,
     /// Records that their authors gossiped, by type.
     pub records: BTreeMap<Kind, u64>,
     /// Bytes of all copies of these that were sent, and of what comparisons brought.
     pub bytes: u64,
+    /// The same of gossip alone, by type.
+    pub bytes_of: BTreeMap<Kind, u64>,
     /// Microseconds until 99 of 100 nodes had a record, of those that were gossiped.
     pub spreads_us: Vec<u64>,
     /// Tenths of a millisecond from the saying of a record to its arrival at a node → how often it took so long. Whole
@@ -96,11 +100,21 @@ pub struct Ledger {
     claimed: BTreeSet<(ActionId, SlotNo)>,
     /// Milliseconds from the moment when the first node could have claimed a slot to its first claim.
     pub waits_ms: Vec<u64>,
+    /// The same from when the node that claimed it last had a build less, where that was later: what is left of the wait
+    /// where all machines are full for hours.
+    pub free_waits_ms: Vec<u64>,
+    /// Node → when a build of it ended last.
+    room_since: BTreeMap<usize, Timestamp>,
 }
 
 impl Ledger {
+    /// Nothing is counted yet.
+    pub fn since(now: Timestamp) -> Self {
+        Self { since: now, ..Self::default() }
+    }
+
     /// An engine wants something.
-    pub fn said(&mut self, now: Timestamp, output: &Output) {
+    pub fn said(&mut self, node: usize, now: Timestamp, output: &Output) {
         match output {
             Output::Event(Event::Bound { action, .. }) => {
                 self.ready.entry(*action).or_insert(now);
@@ -116,6 +130,12 @@ impl Ledger {
             Output::Start(order) if is_larger(order.lease.slot) => self.larger += 1,
             Output::Send(record) => {
                 if let Payload::Claim(claim) = record.payload()
+                    && let Some(ready) = self.ready.get(&claim.lease.action)
+                {
+                    let room = self.room_since.get(&node).copied().unwrap_or_default();
+                    self.free_waits_ms.push(now.0.saturating_sub(ready.max(&room).0));
+                }
+                if let Payload::Claim(claim) = record.payload()
                     && self.claimed.insert((claim.lease.action, claim.lease.slot))
                     && let Some(ready) = self.ready.get(&claim.lease.action)
                 {
@@ -126,8 +146,20 @@ impl Ledger {
         }
     }
 
+    /// Begins to count anew. What was ready, claimed or done before remains known.
+    pub fn restart(&mut self, now: Timestamp) {
+        let Self { done, given_up, ready, claimed, room_since, .. } = std::mem::take(self);
+        *self = Self { since: now, done, given_up, ready, claimed, room_since, ..Self::default() };
+    }
+
+    /// A machine has started, and has room.
+    pub fn started(&mut self, node: usize, now: Timestamp) {
+        self.room_since.insert(node, now);
+    }
+
     /// A build has ended.
     pub fn ended(&mut self, node: usize, build: &Build, until: Timestamp, end: End) {
+        self.room_since.insert(node, until);
         let BuildOrder { lease, action, .. } = &build.order;
         self.spans.push(Span { node, action: lease.action, cores: action.cores, since: build.since, until, end });
     }
@@ -135,7 +167,9 @@ impl Ledger {
     /// A record spreads.
     pub fn sent(&mut self, record: &SharedRecord, spread: &Spread) {
         *self.records.entry(record.kind()).or_default() += 1;
-        self.bytes += record.bytes().len() as u64 * spread.copies;
+        let bytes = record.bytes().len() as u64 * spread.copies;
+        self.bytes += bytes;
+        *self.bytes_of.entry(record.kind()).or_default() += bytes;
         let nearly_all = spread.arrivals.len() * 99 / 100;
         self.spreads_us.extend(spread.arrivals.get(nearly_all).map(|arrival| arrival.after.as_micros() as u64));
         for arrival in &spread.arrivals {
@@ -163,6 +197,11 @@ impl Ledger {
     /// The median of the waits in milliseconds; 0 where nothing was claimed.
     pub fn wait_median_ms(&self) -> u64 {
         share_of(&self.waits_ms, 0.5)
+    }
+
+    /// The median of the waits of machines with room in milliseconds; 0 where nothing was claimed.
+    pub fn free_wait_median_ms(&self) -> u64 {
+        share_of(&self.free_waits_ms, 0.5)
     }
 
     /// The time in milliseconds within which that share of all records was known to 99 of 100 nodes.

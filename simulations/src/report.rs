@@ -54,7 +54,7 @@ impl Report {
     pub fn new(scenario: &'static str, nodes: usize, seed: u64, world: &World) -> Self {
         let faults = world.checks.faults.clone();
         let ledger = &world.ledger;
-        let hours = world.now.since(crate::world::START).as_secs_f64() / 3600.0;
+        let hours = world.now.since(ledger.since).as_secs_f64() / 3600.0;
         let figure = |name: &str, value: f64, unit| Figure::new(format!("{scenario}.{name}"), value, unit);
         let figures = vec![
             figure("events", world.trace.events as f64, "events"),

@@ -45,25 +45,41 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: &mut St
             within(PATIENCE, frame::write(stream, &Answer::Refused)).await?;
             continue;
         }
+        if !context.has_room(request.hash(), &node) {
+            within(PATIENCE, frame::write(stream, &Answer::Busy)).await?;
+            continue;
+        }
         let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
             within(PATIENCE, frame::write(stream, &Answer::Busy)).await?;
             continue;
         };
-        let store = context.config.store.clone();
+        let (store, hash) = (context.config.store.clone(), *request.hash());
         // A failing thread is as good as a blob that is not there.
         let answered = tokio::task::spawn_blocking(move || answer(&store, &request)).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a blob could not be read");
             (Answer::NotFound, None)
         });
+        // Only who is given data counts, and not who asks in vain.
+        let answered = if answered.1.is_some() && !context.admit(&hash, &node) { (Answer::Busy, None) } else { answered };
         let (answer, bytes) = answered;
-        within(PATIENCE, frame::write(stream, &answer)).await?;
-        if let Some(bytes) = bytes {
-            data::write(stream, &bytes, PATIENCE).await?;
-            tracing::trace!(%peer, bytes = bytes.len(), "served");
+        let taken = bytes.as_ref().map(Vec::len);
+        let sent = send(stream, &answer, bytes).await;
+        if let Some(bytes) = taken {
+            context.served(&hash, &node);
+            tracing::trace!(%peer, bytes, "served");
         }
+        sent?;
         drop(permit);
     }
     Ok(())
+}
+
+async fn send(stream: &mut Stream, answer: &Answer, bytes: Option<Vec<u8>>) -> Result<(), FrameError> {
+    within(PATIENCE, frame::write(stream, answer)).await?;
+    match bytes {
+        Some(bytes) => data::write(stream, &bytes, PATIENCE).await,
+        None => Ok(()),
+    }
 }
 
 /// The answer to a request, and the encoded data that follows it. Reads and proves up to a unit from disk.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use barnraiser_bootstrap::{FetchError, FetchProgress, FetchRequest, Limits, Misbehaviour, Topic};
 use barnraiser_protocol::id::{BlobHash, NodeId};
+use barnraiser_protocol::transfer::spread::{COPIES_A_PERIOD, PERIOD};
 use barnraiser_store::{Durability, UNIT_BYTES};
 use tokio::sync::watch;
 
@@ -320,4 +321,39 @@ async fn two_fetches_of_one_blob_fetch_it_once() {
     let (one, two) = tokio::join!(fetch(), fetch());
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!(one.already_had + two.already_had, 4 * MIB as u64);
+}
+
+/// As with the graph of a batch: its author serves some and sends the others away, who find it at those.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rationed_is_given_to_so_many_within_a_minute_and_the_next_one_finds_it_at_them() {
+    log();
+    let author = Node::new(&[TCP]).await;
+    author.join(&[]).await;
+    let content = bytes(300 << 10, 1);
+    let hash = author.add_blob(&content);
+    author.access.1.lock().unwrap().insert(hash);
+    let mut known = author.net.addresses().await;
+    let mut takers: Vec<Node> = Vec::new();
+    for number in 0..=COPIES_A_PERIOD {
+        let taker = Node::new(&[TCP]).await;
+        taker.join(&known).await;
+        taker.meets(&[&author]).await;
+        if number == 0 {
+            known.extend(taker.net.addresses().await);
+        }
+        takers.push(taker);
+    }
+    let begin = Instant::now();
+    // Who comes while four others take it is told that it is busy, and comes again.
+    for taker in &takers[..COPIES_A_PERIOD] {
+        taker.net.fetch(request(hash, &[author.id()]), None).await.unwrap();
+    }
+    let last = &takers[COPIES_A_PERIOD];
+    let refused = last.net.fetch(request(hash, &[author.id()]), None).await;
+    assert!(begin.elapsed() < PERIOD, "this machine is too slow to see it: {:?}", begin.elapsed());
+    assert!(matches!(&refused, Err(FetchError::Nobody { outcomes, .. }) if outcomes[&author.id()] == "is busy"), "{refused:?}");
+    last.meets(&[&takers[0]]).await;
+    let report = last.net.fetch(request(hash, &[author.id(), takers[0].id()]), None).await.unwrap();
+    assert_eq!(report.bytes_by_peer.into_keys().collect::<Vec<_>>(), [takers[0].id()]);
+    assert_eq!(last.blob(&hash), content);
 }

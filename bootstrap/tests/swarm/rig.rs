@@ -50,13 +50,17 @@ impl RecordSource for Records {
     }
 }
 
-/// Serves everybody but those named.
+/// Serves everybody but those named first; the blobs named second are what everybody wants at once.
 #[derive(Default)]
-pub struct Access(pub Mutex<BTreeSet<NodeId>>);
+pub struct Access(pub Mutex<BTreeSet<NodeId>>, pub Mutex<BTreeSet<BlobHash>>);
 
 impl BlobAccess for Access {
     fn may_serve(&self, _: &BlobHash, to: &NodeId) -> bool {
         !self.0.lock().unwrap().contains(to)
+    }
+
+    fn is_rationed(&self, hash: &BlobHash) -> bool {
+        self.1.lock().unwrap().contains(hash)
     }
 }
 

@@ -15,6 +15,10 @@ use super::Daemon;
 /// The greatest blob that is fetched: a file system image of a large device.
 const BLOB_BYTES_MAX: u64 = 64 << 30;
 
+/// So many blobs are remembered as wanted by all: more than there are live batches. A graph that is forgotten is served like
+/// any other blob.
+const RATIONED_MAX: usize = 4096;
+
 /// Blobs of results that are not revealed yet. They are not served: whoever could fetch a result before the quorum has
 /// committed could copy it instead of building (DESIGN section 8.1).
 ///
@@ -30,6 +34,8 @@ struct Hidden {
     /// Blob → in how many results it is.
     blobs: BTreeMap<BlobHash, usize>,
     results: BTreeMap<ResultId, BTreeSet<BlobHash>>,
+    /// What all nodes of a network want at once: graphs and policies of batches.
+    rationed: BTreeSet<BlobHash>,
 }
 
 /// A result of this node, or one that is on its way.
@@ -43,13 +49,22 @@ impl Private {
     /// Keeps blobs of a result from the swarm.
     pub fn hide(&self, result: ResultId, blobs: impl IntoIterator<Item = BlobHash>) {
         let mut inner = self.lock();
-        let Hidden { blobs: counts, results } = &mut *inner;
+        let Hidden { blobs: counts, results, .. } = &mut *inner;
         let of_result = results.entry(result).or_default();
         for blob in blobs {
             if of_result.insert(blob) {
                 *counts.entry(blob).or_default() += 1;
             }
         }
+    }
+
+    /// Serves a blob from now on as what everybody wants at once.
+    pub fn ration(&self, blob: BlobHash) {
+        let mut inner = self.lock();
+        if inner.rationed.len() >= RATIONED_MAX {
+            inner.rationed.pop_first();
+        }
+        inner.rationed.insert(blob);
     }
 
     /// All of a result may be served from now on, but for what others hide.
@@ -74,6 +89,10 @@ impl Private {
 impl BlobAccess for Private {
     fn may_serve(&self, hash: &BlobHash, _to: &NodeId) -> bool {
         !self.lock().blobs.contains_key(hash)
+    }
+
+    fn is_rationed(&self, hash: &BlobHash) -> bool {
+        self.lock().rationed.contains(hash)
     }
 }
 
@@ -171,6 +190,16 @@ mod tests {
     use barnraiser_protocol::record::payload::SlotNo;
 
     use super::*;
+
+    #[test]
+    fn what_everybody_wants_is_told_from_other_blobs_and_not_remembered_without_bound() {
+        let private = Private::default();
+        let blob = |number: usize| BlobHash::of(&number.to_le_bytes());
+        assert!(!private.is_rationed(&blob(0)));
+        (0..RATIONED_MAX + 10).for_each(|number| private.ration(blob(number)));
+        assert!(private.is_rationed(&blob(RATIONED_MAX + 9)));
+        assert_eq!(private.lock().rationed.len(), RATIONED_MAX);
+    }
 
     #[test]
     fn a_blob_is_served_once_no_result_hides_it() {

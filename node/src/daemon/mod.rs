@@ -1,8 +1,8 @@
 //! The background node: it drives the engines, moves records and blobs, runs builds, and answers the command line.
 //!
 //! It decides nothing that the engine should: [`engines`] calls them, [`networks`] moves records, [`builds`] carries out
-//! build orders, [`artefacts`] fetches and keeps blobs, [`releases`] proposes and publishes, [`http`] answers on the
-//! home's Unix socket.
+//! build orders, [`artefacts`] fetches and keeps blobs, [`wanted`] what engines lack of batches, [`releases`] proposes and
+//! publishes, [`http`] answers on the home's Unix socket.
 
 mod artefacts;
 mod builds;
@@ -15,6 +15,7 @@ mod metadata;
 mod networks;
 mod relay;
 mod releases;
+mod wanted;
 pub mod workbench;
 
 use std::collections::BTreeMap;
@@ -24,8 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use barnraiser_bootstrap::{Limits, Multiaddr, Net, NetConfig, RecordSource};
-use barnraiser_protocol::engine::{Input, Lend, Output, Want};
-use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
+use barnraiser_protocol::engine::{Input, Lend, Output};
+use barnraiser_protocol::id::{NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::record::payload::LeaseRef;
 use barnraiser_protocol::sync::{ItemSet, Window};
@@ -42,8 +43,6 @@ use engines::{Engines, now};
 use networks::Network;
 use workbench::{SandboxBench, Workbench};
 
-/// The most bytes of a graph or policy that is handed to an engine.
-const WANTED_BYTES_MAX: u64 = 64 << 20;
 /// How many events a slow listener may lag behind.
 const EVENTS_KEPT: usize = 1024;
 /// How long shutdown waits for records that hand leases back and say goodbye.
@@ -298,34 +297,6 @@ impl Daemon {
                 }
             }
         }
-    }
-
-    fn fetch_wanted(self: &Arc<Self>, network: NetworkId, want: Want, blob: BlobHash, length: Option<u64>, from: NodeId) {
-        let daemon = self.clone();
-        tokio::spawn(async move {
-            let mut wait = Duration::from_millis(200);
-            loop {
-                match daemon.fetch_bytes(network, blob, length, vec![from], WANTED_BYTES_MAX).await {
-                    Ok(bytes) => {
-                        let bytes: Arc<[u8]> = bytes.into();
-                        daemon.engines.with(&network, |engine, now| engine.handle(now, Input::Fetched { want, bytes }));
-                        return;
-                    }
-                    Err(error) => tracing::debug!(?want, %error, "not there yet"),
-                }
-                let gone = daemon.engines.ask(&network, |engine| match want {
-                    Want::Graph(batch) => engine.batch(&batch).is_none(),
-                    Want::Policy(_) => false,
-                });
-                if gone != Some(false) {
-                    return;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(60)),
-                    () = daemon.stop.cancelled() => return,
-                }
-            }
-        });
     }
 
     /// Rests, for a time or until told otherwise; leases go back without penalty.

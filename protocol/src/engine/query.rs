@@ -499,10 +499,14 @@ impl Engine {
         let place = self.board.action(action);
         let Some(demand) = place.and_then(|place| self.demand(place)) else { return "nothing wants it any more".into() };
         let tried = place.map_or_else(String::new, |place| self.why_tried(place));
+        let memory = place.map_or(0, |place| self.memory_for(place, SlotNo(0), &demand));
+        let large = memory > demand.limits.memory;
         let fit = |presence: &crate::record::payload::Presence| {
             demand
                 .facts()
                 .is_some_and(|facts| presence.cores >= facts.cores && crate::platform::Facts::met_by(presence, &facts.environment))
+                // A machine that builds has less free than it lends, so only those that never have enough are left out.
+                && (!large || u64::from(presence.free_memory_mib) << 20 >= memory)
         };
         let able: Vec<NodeId> = self
             .board
@@ -516,7 +520,8 @@ impl Engine {
             .map(|(node, ..)| node)
             .collect();
         if able.is_empty() {
-            return format!("no builder that is present can take it{}{tried}", self.why_not_here(&demand));
+            let wants = if large { format!(" with {} MiB of memory", memory >> 20) } else { String::new() };
+            return format!("no builder{wants} that is present can take it{}{tried}", self.why_not_here(&demand));
         }
         let free = if able.len() == 1 { "it is" } else { "they are" };
         let able = count(able.len(), "builder", "builders");

@@ -8,11 +8,11 @@ use crate::graph::{JobFacts, JobIndex, Limits, Packed};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId};
 use crate::outcome::Outcome;
 use crate::policy::Policy;
-use crate::record::payload::{Says, SlotNo};
+use crate::record::payload::SlotNo;
 use crate::record::{Payload, SharedRecord};
 use crate::table::Place;
 use crate::time::Timestamp;
-use crate::verdict::ballot::{is_soft, lacks_room, lost_in_silence, outweighs};
+use crate::verdict::ballot::{are_many, is_soft, lacks_room, lost_in_silence, outweighs};
 use crate::verdict::words::{Speaker, Words};
 use crate::verdict::{Attestation, Branch, Verdict, VerdictState, verdict};
 
@@ -423,15 +423,12 @@ impl Engine {
             let counts = attestation.counts() && !attestation.void;
             counts && !attestation.lease.slot.is_arbiter() && outweighs(attestation) && stands && of_voter
         });
-        // What is not opened yet says more, too: its builder waits for others who say more.
-        let waits = self.board.about(action).any(|(author, record)| {
-            let Payload::Commitment(said) = record.payload() else { return false };
-            let slot = said.lease.slot;
-            let open = || revealed.iter().any(|(by, other)| *by == author && other.lease == said.lease);
-            let of_voter = || policies_of(self, state).any(|policy| self.voice(author).may_vote(policy));
-            said.says == Says::Word && !slot.is_arbiter() && attempt_of(slot) >= first_slot && of_voter() && !open()
-        });
-        let firm = firm || waits;
+        let small = |policy: &Arc<Policy>| {
+            let said = revealed.iter().filter(|(_, said)| is_soft(said) && of_attempt(said) && !said.void);
+            let voices = said.map(|(author, _)| self.voice(*author)).filter(|voice| voice.may_vote(policy));
+            voices.filter_map(|voice| voice.branch.or(voice.operator)).collect::<BTreeSet<Branch>>().len()
+        };
+        let firm = firm && !policies_of(self, state).any(|policy| are_many(small(policy), policy));
         let attested = revealed.iter().map(|(author, attestation)| Attested {
             author: *author,
             slot: attestation.lease.slot,

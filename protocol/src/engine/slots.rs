@@ -182,8 +182,8 @@ impl Engine {
             self.crowd.release(lease);
         }
         for (lease, node) in after.into_iter().filter(|lease| !before.contains(lease)) {
-            let need =
-                demand.and_then(|demand| Some(Capacity { cores: demand.facts()?.cores, memory: Self::memory_for(lease.slot, demand) }));
+            let need = demand
+                .and_then(|demand| Some(Capacity { cores: demand.facts()?.cores, memory: self.memory_for(action, lease.slot, demand) }));
             self.crowd.hold(now, lease, node, need.unwrap_or_default());
         }
     }
@@ -388,30 +388,40 @@ impl Engine {
         verdicts.flat_map(|verdict| verdict.differing.into_keys()).collect()
     }
 
-    /// The branches that committed to a result in the newest attempt, and when each first did. Those without a vote don't count: anybody could
-    /// otherwise open what others have built, by saying that it has built something too. Nor do those that say nothing of
-    /// the job; nor, for whoever has `more` to say than that its machine was too small, those that say only that.
+    /// The branches whose commitments in the newest attempt open results, and when each first committed. Those without a vote
+    /// don't count: anybody could otherwise open what others have built, by saying that it has built something too. Nor do
+    /// those that say nothing of the job. Whoever has `more` to say than that its machine was too small waits for others that
+    /// do, or for as many that say so as a quorum wants: fewer could say it to see what others built.
     pub(super) fn committers(&self, action: Place, demand: &Demand, more: bool) -> BTreeMap<Branch, Timestamp> {
         self.committed(demand, &self.heard(action), more)
     }
 
     fn committed(&self, demand: &Demand, heard: &Heard<'_>, more: bool) -> BTreeMap<Branch, Timestamp> {
-        let mut branches: BTreeMap<Branch, Timestamp> = BTreeMap::new();
+        let (mut say_more, mut too_small): (BTreeMap<Branch, Timestamp>, BTreeMap<Branch, Timestamp>) = Default::default();
         for (author, record, commitment) in &heard.commitments {
             let voice = self.voice(*author);
             let LeaseRef { action, slot, .. } = commitment.lease;
             if slot.is_arbiter() || !demand.admits(&voice) || attempt_of(slot) < self.attempt_first_slot(&action) {
                 continue;
             }
-            if commitment.says == Says::Nothing || more && commitment.says == Says::TooSmall {
-                continue;
-            }
+            let branches = match commitment.says {
+                Says::Word => &mut say_more,
+                Says::TooSmall => &mut too_small,
+                Says::Nothing => continue,
+            };
             if let Some(operator) = voice.operator {
                 let first = branches.entry(voice.branch.unwrap_or(operator)).or_insert(record.issued());
                 *first = record.issued().min(*first);
             }
         }
-        branches
+        if more && too_small.len() < demand.quorum() {
+            return say_more;
+        }
+        for (branch, at) in too_small {
+            let first = say_more.entry(branch).or_insert(at);
+            *first = at.min(*first);
+        }
+        say_more
     }
 
     /// Arms the action's timer, or disarms it. One that is armed for an earlier moment stays: looking once too often is

@@ -62,8 +62,20 @@ impl Engine {
         slots.into_iter()
     }
 
+    /// Whether as many branches as a quorum wants found their machines too small in the newest attempt: nobody else need find
+    /// that out. One branch alone can't keep small machines from a job.
+    fn is_large(&self, place: Place, demand: &Demand) -> bool {
+        let first = self.attempt_first_slot(&self.board.action_id(place));
+        let Some(state) = self.state(place) else { return false };
+        let small = state.attested.iter().filter(|said| said.lacked_room && attempt_of(said.slot) == first && !is_larger(said.slot));
+        let voices = small.map(|said| self.voice(said.author)).filter(|voice| demand.admits(voice));
+        let branches: BTreeSet<Branch> = voices.filter_map(|voice| voice.branch.or(voice.operator)).collect();
+        branches.len() >= demand.quorum()
+    }
+
     /// The limits under which this node builds a slot: larger ones after somebody lacked memory, disk or time. In ordinary
-    /// slots as far as the machine goes; a slot for a larger machine needs all of it.
+    /// slots as far as the machine goes, until a quorum has been too small; after that, and in a slot for a larger machine, it
+    /// needs all of it.
     pub(super) fn limits_of(&self, place: Place, slot: SlotNo, demand: &Demand) -> Limits {
         let large = enlarged(&demand.limits);
         if is_larger(slot) {
@@ -73,13 +85,17 @@ impl Engine {
         if self.state(place).is_none_or(|state| !state.lacked_room(first)) {
             return demand.limits.clone();
         }
+        if self.is_large(place, demand) && !slot.is_arbiter() {
+            return large;
+        }
         let memory = large.memory.min(self.config.lend.memory).max(demand.limits.memory);
         Limits { memory, ..large }
     }
 
     /// The free memory that a slot needs at the least, in bytes.
-    pub(super) fn memory_for(slot: SlotNo, demand: &Demand) -> u64 {
-        if is_larger(slot) { enlarged(&demand.limits).memory } else { demand.limits.memory }
+    pub(super) fn memory_for(&self, place: Place, slot: SlotNo, demand: &Demand) -> u64 {
+        let large = is_larger(slot) || !slot.is_arbiter() && self.is_large(place, demand);
+        if large { enlarged(&demand.limits).memory } else { demand.limits.memory }
     }
 
     /// What the holder of a slot said, if that says nothing of the job: its machine spoilt the build or was too small.

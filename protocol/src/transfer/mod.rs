@@ -8,9 +8,11 @@
 //! Goals: any byte can be checked on arrival; many providers at once; a resumed fetch asks for what is missing only.
 //! Not goals: finding providers, order of delivery, secrecy of who asks for what.
 //!
-//! [`Schedule`] shares the units of one blob out among its providers, without I/O or clock.
+//! [`Schedule`] shares the units of one blob out among its providers, without I/O or clock. Whom a node asks, and whom it
+//! serves, when all want a blob at once, is [`spread`].
 
 mod schedule;
+pub mod spread;
 
 use serde::{Deserialize, Serialize};
 

@@ -2,12 +2,12 @@
 //!
 //! A failure for lack of memory, disk or time says nothing of a job that succeeds elsewhere, so it is set aside beside a
 //! success, and beside whatever else a larger machine found (DESIGN section 7: tried once on a larger machine before anyone
-//! is blamed). What a larger machine says counts like any other word.
+//! is blamed), unless very many say so. What a larger machine says counts like any other word.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Attestation, Branch, Standing, may_vote};
-use crate::blame::{self, Job, POISON_SAID, attempt_of, is_larger, rule};
+use crate::blame::{self, Job, POISON_SAID, SMALL_MANY, attempt_of, is_larger, rule};
 use crate::id::OperatorId;
 use crate::outcome::{FailureClass, Outcome};
 use crate::policy::Policy;
@@ -20,6 +20,12 @@ pub(crate) fn lacks_room(outcome: &Outcome) -> bool {
 /// Whether a word takes the weight from those of machines that were too small.
 pub(crate) fn outweighs(attestation: &Attestation) -> bool {
     attestation.outcome.tree().is_some() || is_larger(attestation.lease.slot) && !lacks_room(&attestation.outcome)
+}
+
+/// Whether so many branches found their machines too small that a word which says more does not set theirs aside: whoever
+/// says that it had room may lie, and an arbiter is asked.
+pub(crate) fn are_many(small: usize, policy: &Policy) -> bool {
+    small >= SMALL_MANY * usize::from(policy.quorum)
 }
 
 /// Whether a word is that of a machine that was perhaps too small.
@@ -61,7 +67,8 @@ impl<'a> Ballot<'a> {
                 firm.entry(attestation.operator).or_insert(*attestation);
             }
         }
-        if !firm.values().any(|vote: &&Attestation| outweighs(vote)) {
+        let small = soft.keys().map(|operator| standing.branch(operator).unwrap_or(*operator)).collect::<BTreeSet<Branch>>().len();
+        if !firm.values().any(|vote: &&Attestation| outweighs(vote)) || are_many(small, policy) {
             for (operator, vote) in soft {
                 firm.entry(operator).or_insert(vote);
             }

@@ -53,6 +53,8 @@ pub struct Checks {
     pub faults: Vec<Fault>,
     /// Leases that two nodes hold.
     pub leases: leases::Leases,
+    /// Whether those who agree on lies own as many branches as the quorum asks for, so that one may be cross-verified.
+    pub lies_may_win: bool,
 }
 
 impl Checks {
@@ -66,7 +68,9 @@ impl Checks {
     /// Looks at what an engine wants at the moment it says so.
     pub fn said(&mut self, engine: &Engine, (node, now): (usize, Timestamp), output: &Output, work: &mut Work) {
         let found = match output {
-            Output::Event(Event::Verdict { action, .. }) => votes::check(engine, action, work).map_err(|what| ("votes", what)),
+            Output::Event(Event::Verdict { action, .. }) => {
+                votes::check(engine, action, work, self.lies_may_win).map_err(|what| ("votes", what))
+            }
             Output::Start(order) => policy::check_start(engine, order).map_err(|what| ("policy", what)),
             Output::Open(result) => policy::check_open(engine, result).map_err(|what| ("policy", what)),
             _ => return,

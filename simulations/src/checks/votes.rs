@@ -66,8 +66,8 @@ fn undecided(engine: &Engine, action: &ActionId) -> BTreeSet<OperatorId> {
     doubtful.difference(&clear).copied().collect()
 }
 
-/// Checks all verdicts of an action.
-pub fn check(engine: &Engine, action: &ActionId, work: &mut Work) -> Result<(), String> {
+/// Checks all verdicts of an action; `lies_may_win` where the quorum may be all liars.
+pub fn check(engine: &Engine, action: &ActionId, work: &mut Work, lies_may_win: bool) -> Result<(), String> {
     let words = revealed(engine, action);
     let mut batches: Vec<BatchId> = engine.jobs_of(action).into_iter().map(|(batch, _)| batch).collect();
     batches.dedup();
@@ -81,8 +81,9 @@ pub fn check(engine: &Engine, action: &ActionId, work: &mut Work) -> Result<(), 
             return Err(format!("{}: operator {} is counted and committed to something else, too", action.short(), operator.short()));
         }
         check_verdict(engine, &verdict, policy, &words).map_err(|what| format!("{}: {what}: {verdict:?}", action.short()))?;
-        // Liars never agree with each other, so what the quorum agrees on is what honest machines make.
-        if verdict.state == VerdictState::CrossVerified
+        // Liars never agree with each other, or own too few branches, so what the quorum agrees on is what honest machines make.
+        if !lies_may_win
+            && verdict.state == VerdictState::CrossVerified
             && let Some(truth) = work.truth_of(action, || engine.action(action))
             && verdict.outcome.as_ref() != Some(&truth)
         {

@@ -51,11 +51,11 @@ const SKEW_MS: f64 = 500.0;
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 const LEASE_TTL: Duration = Duration::from_secs(180);
 /// When the batch is submitted: everybody has heard who is there.
-const SUBMITTED: Duration = Duration::from_secs(10);
+pub(crate) const SUBMITTED: Duration = Duration::from_secs(10);
 /// Time between two looks at all leases, ...
-const TICK: Duration = Duration::from_secs(60);
+pub(crate) const TICK: Duration = Duration::from_secs(60);
 /// ... and, in such looks, between two at all that nodes keep, which is slow.
-const MEMORY_TICKS: u64 = 10;
+pub(crate) const MEMORY_TICKS: u64 = 10;
 /// The night may take so many times the lower bound, ...
 const TIMES_MAX: f64 = 2.5;
 /// ... and so much more, before it counts as stalled.
@@ -85,9 +85,9 @@ enum Step {
 }
 
 /// A run.
-struct Run {
-    world: World,
-    seats: Vec<Seat>,
+pub(crate) struct Run {
+    pub(crate) world: World,
+    pub(crate) seats: Vec<Seat>,
     /// Who comes and goes when: (when, seat, what), the next one last.
     agenda: Vec<(Timestamp, usize, Step)>,
     people: People,
@@ -129,7 +129,7 @@ pub fn run(options: Options, workload: &Workload) -> anyhow::Result<Outcome> {
     let mut run = Run::new(seats, relays, seed, work, policy.clone())?;
     run.world.trace.verbose = verbose;
     if !first {
-        run.kept = last_night::records(&night, &run.people, &policy, &mut run.world.work, &mut run.dice)?;
+        run.remember(&night, &policy)?;
     }
     let batch = run.begin(&night, &policy, begin)?;
     let ended = run.build(&batch, deadline);
@@ -166,7 +166,7 @@ fn seats(volunteers: usize, seed: u64, night: &Night, quorum: u16, begin: Timest
 }
 
 impl Run {
-    fn new(seats: Vec<Seat>, relays: usize, seed: u64, work: Work, policy: Policy) -> anyhow::Result<Self> {
+    pub(crate) fn new(seats: Vec<Seat>, relays: usize, seed: u64, work: Work, policy: Policy) -> anyhow::Result<Self> {
         let mut dice = Dice::new(seed, "nightly");
         let stays: usize = seats.iter().map(|seat| seat.stays.len()).sum();
         // Everyone is invited by a founder and so begins a branch: the maintainer is one founder, a volunteer the other.
@@ -202,8 +202,20 @@ impl Run {
         Ok(Self { world, seats, agenda, people, kept: Vec::new(), met: 1, dice })
     }
 
+    /// All who are there from the beginning know of the night before.
+    ///
+    /// # Errors
+    /// A record can't be made.
+    pub(crate) fn remember(&mut self, night: &Night, policy: &Policy) -> anyhow::Result<()> {
+        self.kept = last_night::records(night, &self.people, policy, &mut self.world.work, &mut self.dice)?;
+        Ok(())
+    }
+
     /// Starts everybody and submits the batch.
-    fn begin(&mut self, night: &Night, policy: &Policy, begin: Timestamp) -> anyhow::Result<BatchId> {
+    ///
+    /// # Errors
+    /// The batch is refused.
+    pub(crate) fn begin(&mut self, night: &Night, policy: &Policy, begin: Timestamp) -> anyhow::Result<BatchId> {
         self.world.nodes[MAINTAINER] = node(&self.people, MAINTAINER, 0, &self.kept, &mut self.dice);
         self.world.start(MAINTAINER);
         self.pass(begin);
@@ -217,7 +229,7 @@ impl Run {
     }
 
     /// Everything up to `end` happens, people's coming and going with it.
-    fn pass(&mut self, end: Timestamp) {
+    pub(crate) fn pass(&mut self, end: Timestamp) {
         while let Some((at, seat, step)) = self.agenda.last().copied()
             && at <= end
         {

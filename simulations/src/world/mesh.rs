@@ -6,7 +6,8 @@
 //! and asks for it.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::weather::Weather;
@@ -49,18 +50,31 @@ pub struct Spread {
     pub copies: u64,
 }
 
+/// A way that several records of one author go.
+#[derive(Debug)]
+struct Way {
+    spread: Arc<Spread>,
+    /// How many more.
+    left: u32,
+    /// How many nodes had ever come up when it was drawn: a newcomer must not be left out.
+    joined: u64,
+}
+
 /// Who is whose neighbour.
 #[derive(Debug)]
 pub struct Mesh {
     neighbours: Vec<Vec<usize>>,
     up: Vec<usize>,
+    joined: u64,
+    ways: BTreeMap<usize, Way>,
     dice: Dice,
 }
 
 impl Mesh {
     /// So many nodes, all of them down.
     pub fn new(nodes: usize, seed: u64) -> Self {
-        Self { neighbours: vec![Vec::new(); nodes], up: Vec::new(), dice: Dice::new(seed, "mesh") }
+        let dice = Dice::new(seed, "mesh");
+        Self { neighbours: vec![Vec::new(); nodes], up: Vec::new(), joined: 0, ways: BTreeMap::new(), dice }
     }
 
     /// Number of nodes, up or down.
@@ -78,6 +92,7 @@ impl Mesh {
     /// A node comes up and looks for neighbours.
     pub fn join(&mut self, node: usize) {
         if let Err(at) = self.up.binary_search(&node) {
+            self.joined += 1;
             self.up.insert(at, node);
             self.look_for(node, DEGREE);
         }
@@ -111,7 +126,7 @@ impl Mesh {
 
     /// Whom a node is connected to: its neighbours, and in a network of more than there are connections some others, drawn
     /// anew each time.
-    fn connected(&mut self, node: usize) -> Vec<usize> {
+    pub(super) fn connected(&mut self, node: usize) -> Vec<usize> {
         if self.up.len() <= CONNECTIONS + 1 {
             return self.up.iter().copied().filter(|other| *other != node).collect();
         }
@@ -128,14 +143,37 @@ impl Mesh {
         connected
     }
 
+    /// Who is connected to whom, for as long as a blob needs to spread: neighbours, and others up to as many as each keeps.
+    pub(super) fn connections(&mut self) -> Vec<Vec<usize>> {
+        let wanted = CONNECTIONS.min(self.up.len().saturating_sub(1));
+        let mut connected = self.neighbours.clone();
+        for node in self.up.clone() {
+            for _ in 0..CONNECTIONS * 4 {
+                if connected[node].len() >= wanted {
+                    break;
+                }
+                let other = *self.dice.pick(&self.up);
+                // Who has enough is asked in vain, unless it is only a little more.
+                if other != node && connected[other].len() < wanted + DEGREE && !connected[node].contains(&other) {
+                    connected[node].push(other);
+                    connected[other].push(node);
+                }
+            }
+        }
+        connected
+    }
+
     /// How a record that `author` says now reaches the others, through those who are up and not cut off.
     pub fn spread(&mut self, author: usize, weather: &Weather) -> Spread {
         let mut spread = Spread::default();
         let connected = self.connected(author);
-        let mut best: Vec<Option<Duration>> = vec![None; self.neighbours.len()];
+        // Nanoseconds and small numbers: this is what a run of ten thousand nodes does most of its time.
+        let mut best = vec![u64::MAX; self.neighbours.len()];
         let mut reached = vec![false; self.neighbours.len()];
-        let mut agenda = BinaryHeap::from([Reverse((Duration::ZERO, author, author))]);
-        while let Some(Reverse((after, node, from))) = agenda.pop() {
+        let small = |node: usize| node as u32; // the command line allows far fewer
+        let mut agenda = BinaryHeap::from([Reverse((0, small(author), small(author)))]);
+        while let Some(Reverse((nanos, node, from))) = agenda.pop() {
+            let (after, node, from) = (Duration::from_nanos(nanos), node as usize, from as usize);
             if std::mem::replace(&mut reached[node], true) {
                 continue;
             }
@@ -147,15 +185,32 @@ impl Mesh {
             for to in whom.iter().copied().filter(|to| *to != from) {
                 spread.copies += 1;
                 let Some(delay) = weather.carry(node, to, &mut self.dice) else { continue };
-                let at = checked + delay;
-                if !reached[to] && best[to].is_none_or(|best| at < best) {
-                    best[to] = Some(at);
-                    agenda.push(Reverse((at, to, node)));
+                let at = (checked + delay).as_nanos() as u64;
+                if !reached[to] && at < best[to] {
+                    best[to] = at;
+                    agenda.push(Reverse((at, small(to), small(node))));
                 }
             }
         }
         self.tell(author, weather, &reached, &mut spread);
         spread.arrivals.sort_by_key(|arrival| (arrival.after, arrival.to));
+        spread
+    }
+
+    /// The same, of which so many records of one author go the same way after each other: to find one takes milliseconds in
+    /// a mesh of thousands, and each record of an hour would take as long as all that engines do with it.
+    pub fn way(&mut self, author: usize, weather: &Weather, records: u32) -> Arc<Spread> {
+        if let Some(way) = self.ways.get_mut(&author)
+            && way.left > 0
+            && way.joined == self.joined
+        {
+            way.left -= 1;
+            return way.spread.clone();
+        }
+        let spread = Arc::new(self.spread(author, weather));
+        if records > 1 {
+            self.ways.insert(author, Way { spread: spread.clone(), left: records - 1, joined: self.joined });
+        }
         spread
     }
 
@@ -238,6 +293,29 @@ mod tests {
         let spread = mesh.spread(0, &weather);
         let strangers = spread.arrivals.iter().filter(|at| at.from == 0 && !mesh.neighbours[0].contains(&at.to)).count();
         assert_eq!(spread.copies, (ends + beside - 299 + strangers) as u64);
+    }
+
+    #[test]
+    fn connections_have_two_ends_and_are_about_as_many_as_each_node_keeps() {
+        let (mut mesh, _) = mesh(400);
+        let connected = mesh.connections();
+        for (node, of) in connected.iter().enumerate() {
+            assert!((CONNECTIONS - 2..=CONNECTIONS + DEGREE).contains(&of.len()), "{}", of.len());
+            assert!(of.iter().all(|other| *other != node && connected[*other].contains(&node)));
+            assert!(mesh.neighbours[node].iter().all(|neighbour| of.contains(neighbour)));
+        }
+    }
+
+    #[test]
+    fn records_go_one_way_until_it_is_used_up_or_somebody_joins() {
+        let (mut mesh, weather) = mesh(200);
+        mesh.leave(7);
+        let ways: Vec<_> = (0..5).map(|_| mesh.way(1, &weather, 3)).collect();
+        assert!(Arc::ptr_eq(&ways[0], &ways[2]) && !Arc::ptr_eq(&ways[2], &ways[3]) && Arc::ptr_eq(&ways[3], &ways[4]));
+        assert!(!whom(&ways[4]).contains(&7));
+        mesh.join(7);
+        assert!(whom(&mesh.way(1, &weather, 3)).contains(&7));
+        assert!(!Arc::ptr_eq(&mesh.way(2, &weather, 1), &mesh.way(2, &weather, 1)));
     }
 
     #[test]

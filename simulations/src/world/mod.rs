@@ -3,9 +3,10 @@
 //!
 //! The world does for an engine what the node program does for the real one: it delivers records, syncs the disk before
 //! it sends what must be durable, fetches blobs, runs builds. [`weather`] is the network, [`links`] how fast blobs come
-//! over it, [`node`] the machine, [`disk`] what survives a crash, [`work`] what builds make, [`people`] who owns the machines.
+//! over it, [`graphs`] how all get the same one, [`node`] the machine, [`disk`] what survives a crash, [`work`] what builds make, [`people`] who owns the machines.
 
 pub mod disk;
+pub mod graphs;
 pub mod links;
 mod meeting;
 pub mod mesh;
@@ -30,6 +31,7 @@ use crate::checks::Checks;
 use crate::dice::Dice;
 use crate::ledger::{End, Ledger};
 use disk::Write;
+use graphs::Spreading;
 use links::Links;
 use mesh::{Arrival, Mesh};
 use node::{Build, Node};
@@ -72,6 +74,10 @@ enum Happening {
     Meeting { from: usize, to: usize },
     /// A node has all that a meeting brought.
     Learnt { node: usize, life: u32 },
+    /// A node that only passes records on hears of a batch.
+    Heard { node: usize },
+    /// A node's search for the graph goes on.
+    Graph(graphs::Move),
 }
 
 struct Entry {
@@ -121,6 +127,12 @@ pub struct World {
     pub compare_every: Duration,
     /// How many of the first nodes keep what is revealed for the others.
     pub holders: usize,
+    /// How many records of one author go the same way, after each other: one, but where there are thousands of nodes.
+    pub records_a_way: u32,
+    /// Whether the graph of the next batch comes to all nodes from each other, and not from nowhere.
+    pub spread_graphs: bool,
+    /// That graph on its way.
+    pub graph: Option<Spreading>,
     mesh: Mesh,
     /// How many machines left for good.
     pub replaced: usize,
@@ -143,10 +155,13 @@ impl World {
             work,
             params,
             trace: Trace::default(),
-            ledger: Ledger::default(),
+            ledger: Ledger::since(START),
             checks: Checks::default(),
             compare_every: Duration::from_secs(30),
             holders: 1,
+            records_a_way: 1,
+            spread_graphs: false,
+            graph: None,
             replaced: 0,
             lost: BTreeSet::new(),
             agenda: BinaryHeap::new(),
@@ -198,6 +213,8 @@ impl World {
             Happening::Compare { node, life, first } => self.look_for_peer(node, life, first),
             Happening::Meeting { from, to } => self.meet(from, to),
             Happening::Learnt { node, life } => self.learnt(node, life),
+            Happening::Heard { node } => self.seek_graph(node),
+            Happening::Graph(step) => self.graph_moves(step),
         }
     }
 
@@ -209,7 +226,11 @@ impl World {
         let seed = self.dice.bytes();
         self.nodes[node].start(&self.params, seed, self.now);
         self.trace.add(self.now, format_args!("start {node}"));
+        self.ledger.started(node, self.now);
         self.mesh.join(node);
+        if let Some(graph) = &mut self.graph {
+            graph.replace(node, &self.mesh.connected(node));
+        }
         let life = self.nodes[node].life;
         self.at(self.now, Happening::Compare { node, life, first: true });
         self.pump(node);
@@ -269,7 +290,7 @@ impl World {
         let (machine, clock) = (&self.nodes[node], self.nodes[node].clock(self.now));
         if let Some(engine) = &machine.engine {
             for output in &machine.outbox[new..] {
-                self.ledger.said(self.now, output);
+                self.ledger.said(node, self.now, output);
                 self.checks.said(engine, (node, clock), output, &mut self.work);
             }
         }
@@ -344,6 +365,9 @@ impl World {
     fn carry_out(&mut self, node: usize, output: Output) {
         match output {
             Output::Send(record) => self.gossip(node, &record),
+            Output::Fetch { want: Want::Graph(_), blob, .. } if self.graph.as_ref().is_some_and(|graph| graph.blob == blob) => {
+                self.seek_graph(node);
+            }
             Output::Fetch { want, blob, .. } => {
                 let life = self.nodes[node].life;
                 let wait = self.weather.delay(node, node, &mut self.dice) * 2;
@@ -378,12 +402,19 @@ impl World {
         }
     }
 
+    /// A machine says a record that its owner wrote elsewhere.
+    pub fn say(&mut self, node: usize, record: &SharedRecord) {
+        self.arrive(node, node, record);
+        self.gossip(node, record);
+    }
+
     fn gossip(&mut self, author: usize, record: &SharedRecord) {
         self.trace.add(self.now, format_args!("say {author} {:?} {}", record.kind(), record.id().short()));
-        let spread = self.mesh.spread(author, &self.weather);
+        let spread = self.mesh.way(author, &self.weather, self.records_a_way);
         self.ledger.sent(record, &spread);
         let with_engine = self.nodes.len();
-        for Arrival { after, to, from } in spread.arrivals.into_iter().filter(|arrival| arrival.to < with_engine) {
+        self.spread_graph(author, record, &spread);
+        for Arrival { after, to, from } in spread.arrivals.iter().copied().filter(|arrival| arrival.to < with_engine) {
             if self.dice.chance(self.weather.duplicates) {
                 let again = after + self.weather.delay(from, to, &mut self.dice);
                 self.after(again, Happening::Arrival { from, to, record: record.clone() });
@@ -446,7 +477,7 @@ impl World {
         } else if self.dice.chance(character.hangs) {
             (failure(FailureClass::NoProgress), once.mul_f64(self.dice.unit()) + order.limits.silent)
         } else if character.lies {
-            (Work::lie(&order.action, node), once)
+            (Work::lie(&order.action, if character.fellows { usize::MAX } else { node }), once)
         } else if character.fails {
             (failure(FailureClass::Build), once.mul_f64(self.dice.unit()))
         } else {

@@ -15,6 +15,8 @@ use super::disk::Disk;
 pub struct Character {
     /// Whether it says that it made what it didn't. Each liar has lies of its own.
     pub lies: bool,
+    /// Whether its lies are those of its fellows, who agree on what to say.
+    pub fellows: bool,
     /// How fast one of its cores is; 1 is the reference machine.
     pub speed: f64,
     /// Share of its builds that its own faults end (sandbox, disk, a process that was killed).
@@ -31,7 +33,7 @@ pub struct Character {
 
 impl Default for Character {
     fn default() -> Self {
-        Self { lies: false, speed: 1.0, spoils: 0.0, hangs: 0.0, freezes: 0.0, fails: false, sync_ms: 5.0 }
+        Self { lies: false, fellows: false, speed: 1.0, spoils: 0.0, hangs: 0.0, freezes: 0.0, fails: false, sync_ms: 5.0 }
     }
 }
 

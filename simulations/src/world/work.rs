@@ -120,7 +120,7 @@ impl Work {
         self.truth(action).unwrap_or_else(|| Outcome::Success { tree: tree_of(action, &dice.bytes()) })
     }
 
-    /// What a liar says it made. Every liar has its own `mark`, so no two of them agree.
+    /// What a liar says it made. Liars with the same `mark` agree, and no others.
     pub fn lie(action: &Action, mark: usize) -> Outcome {
         Outcome::Success { tree: tree_of(action, &mark.to_le_bytes()) }
     }

@@ -134,7 +134,7 @@ impl Engine {
     ) -> Option<Timestamp> {
         let me = self.operator()?;
         let facts = demand.facts()?;
-        let fit = Fit { arbiter: slot.is_arbiter(), ..Fit::of(facts, Self::memory_for(slot, demand)) };
+        let fit = Fit { arbiter: slot.is_arbiter(), ..Fit::of(facts, self.memory_for(place, slot, demand)) };
         let entry = self.entry(place, slot, demand)?;
         if !entry.admits(&self.find_voice(&self.node)) || (self.config.lend.arbiter_only && !slot.is_arbiter()) {
             return None;

@@ -58,6 +58,15 @@ fn lack_of_memory_beside_a_success_is_no_dispute() {
     assert_eq!(small(&both).state, VerdictState::CrossVerified);
 }
 
+/// One liar who said that it had built what is too large for everybody had a job of a hundred machines tried on all of them.
+#[test]
+fn lack_of_memory_that_very_many_share_is_not_set_aside_by_a_success() {
+    let lacking = |count: u8| (0..count).map(|n| says(20 + n, SlotNo(u16::from(n)), fails(MEMORY)));
+    let many = u8::try_from(SMALL_MANY).unwrap() * 2;
+    let with = |count: u8| small(&lacking(count).chain([says(2, SlotNo(90), tree(7))]).collect::<Vec<_>>()).state;
+    assert_eq!((with(many - 1), with(many)), (VerdictState::Candidate, VerdictState::Disputed));
+}
+
 #[test]
 fn lack_of_room_that_the_quorum_shares_fails_the_job_though_it_was_lacking_in_different_ways() {
     let words = [says(1, SlotNo(0), fails(MEMORY)), says(2, SlotNo(1), fails(FailureClass::Timeout))];
