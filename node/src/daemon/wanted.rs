@@ -18,7 +18,6 @@ const WANTED_BYTES_MAX: u64 = 64 << 20;
 impl Daemon {
     /// Fetches what an engine wants, which `author` had first, and hands it over; tries for as long as it is wanted.
     pub(super) fn fetch_wanted(self: &Arc<Self>, network: NetworkId, want: Want, blob: BlobHash, length: Option<u64>, author: NodeId) {
-        self.private.ration(blob);
         let daemon = self.clone();
         tokio::spawn(async move {
             let began = Instant::now();
@@ -28,6 +27,14 @@ impl Daemon {
                     Ok(bytes) => {
                         let bytes: Arc<[u8]> = bytes.into();
                         daemon.engines.with(&network, |engine, now| engine.handle(now, Input::Fetched { want, bytes }));
+                        let taken = daemon.engines.ask(&network, |engine| match want {
+                            Want::Graph(batch) => engine.graph(&batch).is_some(),
+                            Want::Policy(policy) => engine.policy(&policy).is_some(),
+                        });
+                        // Anybody can write a Batch that names a released image as its graph: that goes on being served to all.
+                        if taken == Some(true) {
+                            daemon.private.ration(blob);
+                        }
                         return;
                     }
                     Err(error) => tracing::debug!(?want, %error, "not there yet"),

@@ -100,41 +100,104 @@ impl Words {
             words.push(Word { node, speaker, lease: said.lease, committed: record.issued(), says: said.says, opened: first });
         }
         words.retain(|word| !word.lease.slot.is_arbiter());
+        let tally = Tally::of(&words);
         let copies: BTreeSet<(NodeId, LeaseRef)> =
-            words.iter().filter(|word| is_void(word, &words)).map(|word| (word.node, word.lease)).collect();
+            words.iter().filter(|word| tally.is_void(word)).map(|word| (word.node, word.lease)).collect();
         for (node, attestation) in &mut opened {
             attestation.void = copies.contains(&(*node, attestation.lease));
         }
-        let spent = words.iter().filter(|word| is_spent(word, &words));
+        let spent = words.iter().filter(|word| tally.is_spent(word));
         Self { spent: spent.map(|word| (attempt_of(word.lease.slot), word.speaker.branch)).collect(), opened }
     }
 }
 
-fn of_one_attempt(one: &Word<'_>, other: &Word<'_>) -> bool {
-    attempt_of(one.lease.slot) == attempt_of(other.lease.slot)
+/// What an operator committed to in an attempt.
+#[derive(Default)]
+struct Own<'a> {
+    /// Whether a commitment to a word is not opened, or opened to none.
+    shut: bool,
+    said: BTreeSet<&'a Outcome>,
 }
 
-/// Whether a word gives no vote for what else was said by its operator or branch.
-fn is_void(word: &Word<'_>, words: &[Word<'_>]) -> bool {
-    let Some(vote) = word.vote() else { return false };
-    let others = || words.iter().filter(|other| !std::ptr::eq(*other, word) && of_one_attempt(word, other));
-    let mut own = others().filter(|other| other.says == Says::Word && other.speaker.operator == word.speaker.operator);
-    if own.any(|other| other.vote().is_none() || word.firm().is_some_and(|firm| other.firm() != Some(firm))) {
-        return true;
+/// The earliest of some moments, and the earliest that goes with another key than that.
+struct Earliest<K>(Option<(Timestamp, K)>, Option<(Timestamp, K)>);
+
+impl<K> Default for Earliest<K> {
+    fn default() -> Self {
+        Self(None, None)
     }
-    // What it could have been copied from.
-    let mut visible = others().filter(|other| {
-        let shown = other.opened.is_some_and(|(at, _)| at <= word.committed);
-        shown && other.speaker.counts && other.speaker.branch != word.speaker.branch && other.vote() == Some(vote)
-    });
-    let unlike = |other: &Word<'_>| other.says == Says::Word && other.committed < word.committed && other.vote() != Some(vote);
-    visible.next().is_some() && others().any(|other| other.speaker.branch == word.speaker.branch && unlike(other))
 }
 
-/// Whether nothing that the branch of a word says from now on would be a vote, since what others opened is visible.
-fn is_spent(word: &Word<'_>, words: &[Word<'_>]) -> bool {
-    let mut others = words.iter().filter(|other| of_one_attempt(word, other) && other.speaker.branch != word.speaker.branch);
-    word.says == Says::Word && others.any(|other| other.speaker.counts && other.firm().is_some())
+impl<K: Ord + Copy> Earliest<K> {
+    fn add(&mut self, at: Timestamp, key: K) {
+        match self.0 {
+            Some((first, of)) if of == key => self.0 = Some((first.min(at), key)),
+            Some(first) if first <= (at, key) => self.1 = Some(self.1.map_or((at, key), |second| second.min((at, key)))),
+            first => (self.0, self.1) = (Some((at, key)), first),
+        }
+    }
+
+    /// The earliest moment that goes with another key.
+    fn but_for(&self, key: K) -> Option<Timestamp> {
+        let other = |entry: &Option<(Timestamp, K)>| entry.filter(|(_, of)| *of != key).map(|(at, _)| at);
+        other(&self.0).or_else(|| other(&self.1))
+    }
+}
+
+/// What the rules ask of all words of an action, gathered in one pass: anybody who may vote can write thousands of them.
+#[derive(Default)]
+struct Tally<'a> {
+    own: BTreeMap<(u16, OperatorId), Own<'a>>,
+    /// By attempt and vote: when who counts had opened it, by branch.
+    shown: BTreeMap<(u16, &'a Outcome), Earliest<Branch>>,
+    /// By attempt and branch: when it committed to words, by what they came to.
+    committed: BTreeMap<(u16, Branch), Earliest<Option<&'a Outcome>>>,
+    /// By attempt: when who counts had opened anything firm, by branch.
+    firm: BTreeMap<u16, Earliest<Branch>>,
+}
+
+impl<'a> Tally<'a> {
+    fn of(words: &'a [Word<'_>]) -> Self {
+        let mut tally = Self::default();
+        for word in words {
+            let (attempt, branch) = (attempt_of(word.lease.slot), word.speaker.branch);
+            if let (Some((at, _)), Some(vote)) = (word.opened, word.vote())
+                && word.speaker.counts
+            {
+                tally.shown.entry((attempt, vote)).or_default().add(at, branch);
+                if word.firm().is_some() {
+                    tally.firm.entry(attempt).or_default().add(at, branch);
+                }
+            }
+            if word.says == Says::Word {
+                tally.committed.entry((attempt, branch)).or_default().add(word.committed, word.vote());
+                let own = tally.own.entry((attempt, word.speaker.operator)).or_default();
+                own.shut |= word.vote().is_none();
+                own.said.extend(word.vote());
+            }
+        }
+        tally
+    }
+
+    /// Whether a word gives no vote for what else was said by its operator or branch.
+    fn is_void(&self, word: &Word<'_>) -> bool {
+        let Some(vote) = word.vote() else { return false };
+        let (attempt, branch) = (attempt_of(word.lease.slot), word.speaker.branch);
+        let own = self.own.get(&(attempt, word.speaker.operator));
+        if own.is_some_and(|own| own.shut || word.firm().is_some() && own.said.len() > 1) {
+            return true;
+        }
+        // What it could have been copied from.
+        let visible = self.shown.get(&(attempt, vote)).and_then(|shown| shown.but_for(branch)).is_some_and(|at| at <= word.committed);
+        let before = self.committed.get(&(attempt, branch)).and_then(|committed| committed.but_for(Some(vote)));
+        visible && before.is_some_and(|at| at < word.committed)
+    }
+
+    /// Whether nothing that the branch of a word says from now on would be a vote, since what others opened is visible.
+    fn is_spent(&self, word: &Word<'_>) -> bool {
+        let firm = self.firm.get(&attempt_of(word.lease.slot));
+        word.says == Says::Word && firm.and_then(|firm| firm.but_for(word.speaker.branch)).is_some()
+    }
 }
 
 #[cfg(test)]
