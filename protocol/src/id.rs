@@ -2,6 +2,7 @@
 //!
 //! All print as 64 lower-case hexadecimal digits, are that string in JSON and TOML, and 32 bytes in bincode.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -17,11 +18,29 @@ pub struct IdParseError {
     pub text: String,
 }
 
+/// The order of the bytes. Digests and keys nearly always differ in the first eight, and maps ask for little else.
+fn compare(one: &[u8; 32], other: &[u8; 32]) -> Ordering {
+    let word = |of: &[u8; 32], at: usize| u64::from_be_bytes(std::array::from_fn(|byte| of[at + byte]));
+    [0, 8, 16, 24].into_iter().map(|at| word(one, at).cmp(&word(other, at))).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+}
+
 macro_rules! id32 {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $name(pub [u8; 32]);
+
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                compare(&self.0, &other.0)
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The 32 bytes.

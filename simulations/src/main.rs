@@ -36,6 +36,11 @@ use plots::Plot;
 use report::Report;
 use summary::Summary;
 
+/// Engines of a thousand nodes allocate and free small things all the time, and so does what is between them: a third of the
+/// time of a run with the C library's allocator. Nodes keep that one, whose blocks are packed more densely.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// 0 when every check held, 1 when one did not, 2 for arguments that can't be used.
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();

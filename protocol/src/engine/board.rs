@@ -485,6 +485,11 @@ impl Board {
         })
     }
 
+    /// Number of claims, commitments and reveals of the action at a place.
+    pub(super) fn records_about(&self, action: Place) -> usize {
+        self.actions.get(action as usize).map_or(0, |of| of.records as usize)
+    }
+
     fn of_action(&self, action: &ActionId) -> impl Iterator<Item = &SharedRecord> {
         self.action(action).into_iter().flat_map(|place| self.about(place)).map(|(_, record)| record)
     }

@@ -74,13 +74,25 @@ const fn less(room: Capacity, used: Capacity) -> Capacity {
 impl Crowd {
     /// A machine says what it has.
     pub fn appear(&mut self, node: NodeId, presence: &Presence) {
-        self.vanish(&node);
         if !presence.accepting || presence.is_farewell() {
-            return;
+            return self.vanish(&node);
         }
         let alike = |other: &Presence| {
             (&other.os, &other.arch, &other.isa, &other.features) == (&presence.os, &presence.arch, &presence.isa, &presence.features)
         };
+        let room = Capacity { cores: presence.free_cores, memory: u64::from(presence.free_memory_mib) << 20 };
+        // Mostly it says again what it said before.
+        if let Some(peer) = self.peers.get_mut(&node)
+            && alike(&self.classes[peer.class].like)
+        {
+            let had_room = std::mem::replace(&mut peer.room, room);
+            (peer.cores, peer.arbiter_only) = (presence.cores, presence.arbiter_only);
+            if had_room != room {
+                self.sort_in(node);
+            }
+            return;
+        }
+        self.vanish(&node);
         let class = self.classes.iter().position(|class| alike(&class.like) || class.members.is_empty()).unwrap_or_else(|| {
             self.classes.push(Class { like: presence.clone().into(), members: BTreeSet::new(), idle: BTreeSet::new() });
             self.classes.len() - 1
@@ -89,7 +101,6 @@ impl Crowd {
             *self.classes[class].like = presence.clone();
         }
         self.classes[class].members.insert(node);
-        let room = Capacity { cores: presence.free_cores, memory: u64::from(presence.free_memory_mib) << 20 };
         self.peers.insert(node, Peer { room, cores: presence.cores, class, arbiter_only: presence.arbiter_only });
         self.sort_in(node);
     }

@@ -71,7 +71,12 @@ impl Link<'_> {
     fn until(&self, rules: Rules) -> Timestamp {
         let claim = self.claim;
         let last_sign = claim.renewed.map_or(claim.issued, |renewed| renewed.max(claim.issued));
-        (last_sign + rules.ttl).min(claim.issued + claim.limit.saturating_sub(self.spent))
+        (last_sign + rules.ttl).min(self.ends())
+    }
+
+    /// When it ends whatever signs of life there are.
+    fn ends(&self) -> Timestamp {
+        self.claim.issued + self.claim.limit.saturating_sub(self.spent)
     }
 
     /// When the lease ended without a result, if it had at `moment`; and whether it lapsed.
@@ -168,6 +173,8 @@ pub struct Tenure {
     pub since: Timestamp,
     /// When it lapses without another sign of life.
     pub until: Timestamp,
+    /// When it ends whatever signs of life there are.
+    pub ends: Timestamp,
     /// When its holder committed to a result.
     pub committed: Option<Timestamp>,
 }
@@ -217,6 +224,7 @@ pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, rules: Rules) -> Slot
         claim: claim.record,
         since: claim.issued,
         until: link.until(rules),
+        ends: link.ends(),
         committed: claim.committed,
     };
     if claim.committed.is_some() {

@@ -246,8 +246,11 @@ impl Engine {
             // No lease is a stranger's, and it may say so of any as often as it likes.
             Payload::Renewal(_) | Payload::HandBack(_) if !self.has_word(record) => {}
             Payload::Renewal(renewal) => {
+                let Some(author) = self.board.author(&record.author_key()) else { return };
                 for progress in renewal.leases.iter() {
-                    self.look_again(now, &progress.lease.action);
+                    if !self.goes_on(now, author, &progress.lease) {
+                        self.look_again(now, &progress.lease.action);
+                    }
                 }
             }
             Payload::HandBack(back) => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::blame::LARGER;
 use crate::bounded::BoundedString;
 use crate::graph::Limits;
+use crate::id::NodeId;
 use crate::outcome::{FailureClass, Outcome, Particulars};
 use crate::record::payload::{LeaseProgress, LeaseRef, SlotNo};
 use crate::table::Place;
@@ -16,6 +17,7 @@ use crate::time::Timestamp;
 
 use super::Engine;
 use super::io::{Event, Output};
+use super::lease::SlotState;
 use super::settle::Demand;
 
 /// So many times the job's own limit on silence, which the builder itself enforces: its clock begins with the steps, and
@@ -47,6 +49,28 @@ impl Engine {
         let (issued, progress) = self.board.renewed_by(author, lease)?;
         let renewed = progress.renewed_at(issued, self.params.lease_ttl);
         Some(renewed.min(progress.moved + patience(&demand.limits, &progress)))
+    }
+
+    /// Whether a Renewal does nothing but keep a lease that this node sees held already, as most do. Then no slot of the action
+    /// is another than it was, and it need not be looked at before the lease would have lapsed.
+    pub(super) fn goes_on(&mut self, now: Timestamp, author: Place, lease: &LeaseRef) -> bool {
+        let Some(action) = self.board.action(&lease.action) else { return false };
+        let node = NodeId(self.board.author_key(author));
+        let held = |(slot, of): &(SlotNo, SlotState)| match of {
+            SlotState::Held(tenure) => (*slot, tenure.epoch, tenure.node) == (lease.slot, lease.epoch, node) && now < tenure.until,
+            SlotState::Open { .. } | SlotState::Closed(_) => false,
+        };
+        let slot = self.state(action).filter(|state| !state.stale).and_then(|state| state.slots.iter().position(held));
+        let sign = self.demand(action).and_then(|demand| self.sign_of_life(author, lease, &demand));
+        let (Some(slot), Some(sign)) = (slot, sign) else { return false };
+        let lapses = sign + self.params.lease_ttl;
+        let Some((_, SlotState::Held(tenure))) = self.state_mut(action).and_then(|state| state.slots.get_mut(slot)) else { return false };
+        // A Renewal that says less than the one before may end the lease.
+        let longer = lapses >= tenure.until;
+        if longer {
+            tenure.until = lapses.min(tenure.ends);
+        }
+        longer
     }
 
     /// Looks again at own leases that were not renewed for too long, as by a machine that slept: others saw them lapse.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use thin_vec::ThinVec;
+
 use crate::blame::{ATTEMPT_STRIDE, ATTEMPTS_MAX, attempt_of, is_larger, rule};
 use crate::graph::{JobFacts, JobIndex, Limits, Packed};
 use crate::id::{ActionId, BatchId, BlobHash, NodeId, OperatorId};
@@ -83,7 +85,8 @@ pub(super) struct Attested {
     pub blames: bool,
 }
 
-/// What is known of an action that a job stands for. Thousands are live, so lists are short vectors here.
+/// What is known of an action that a job stands for. Thousands are live, so lists are short vectors here, and those that
+/// are empty once it is settled take no more than a pointer.
 #[derive(Debug)]
 pub(super) struct ActionState {
     /// How people call it, after the first job that was bound to it.
@@ -94,14 +97,14 @@ pub(super) struct ActionState {
     pub verdicts: Vec<(BlobHash, Found)>,
     /// The slots that are offered, and those of earlier attempts that are still held, in order. Empty once nothing can
     /// change any more: [`Engine::slots_of`].
-    pub slots: Vec<(SlotNo, SlotState)>,
+    pub slots: ThinVec<(SlotNo, SlotState)>,
     /// Slot → since when this node sees it open.
-    pub open_since: Vec<(SlotNo, Timestamp)>,
+    pub open_since: ThinVec<(SlotNo, Timestamp)>,
     /// What was revealed rightly, as long as anything can change.
-    pub attested: Vec<Attested>,
+    pub attested: ThinVec<Attested>,
     /// Branches whose next commitment in the newest attempt would be no vote: they have committed, and others' results are
     /// open.
-    pub spent: Vec<Branch>,
+    pub spent: ThinVec<Branch>,
     /// When it is looked at again.
     pub wake: Option<Timestamp>,
     /// Whether the verdict must be computed anew.
@@ -116,10 +119,10 @@ impl ActionState {
             label: label.into(),
             jobs: Vec::new(),
             verdicts: Vec::new(),
-            slots: Vec::new(),
-            open_since: Vec::new(),
-            attested: Vec::new(),
-            spent: Vec::new(),
+            slots: ThinVec::new(),
+            open_since: ThinVec::new(),
+            attested: ThinVec::new(),
+            spent: ThinVec::new(),
             wake: None,
             stale: true,
             silenced: false,
@@ -442,7 +445,7 @@ impl Engine {
             lacked_room: lacks_room(&attestation.outcome),
             blames: matches!(attestation.outcome, Outcome::Failure { class, .. } if rule(class).builder),
         });
-        let attested: Vec<Attested> = attested.collect();
+        let attested: ThinVec<Attested> = attested.collect();
         let changed = match (changes.is_empty(), output) {
             (true, _) => Changed::Nothing,
             (false, false) => Changed::Verdict,

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use thin_vec::ThinVec;
+
 use crate::blame::{ATTEMPT_SLOTS_MAX, POISON_SILENT, attempt_of, is_larger};
 use crate::graph::JobIndex;
-use crate::id::{BatchId, NodeId, OperatorId};
+use crate::id::{ActionId, BatchId, NodeId, OperatorId};
 use crate::record::payload::{Claim, Commitment, LeaseRef, Says, SlotNo};
 use crate::record::{Payload, SharedRecord};
 use crate::table::Place;
@@ -42,7 +44,7 @@ struct Heard<'a> {
 
 /// The slots of an action, and when they will be others if nothing is said.
 struct Slots {
-    slots: Vec<(SlotNo, SlotState)>,
+    slots: ThinVec<(SlotNo, SlotState)>,
     until: Option<Timestamp>,
     /// Whether nothing that can still be said changes them, but a retry or another standing of members.
     settled: bool,
@@ -58,9 +60,18 @@ struct Larger {
     until: Option<Timestamp>,
 }
 
+/// The leases that are held.
+fn held(slots: &[(SlotNo, SlotState)], action: ActionId) -> impl Iterator<Item = (LeaseRef, NodeId)> + '_ {
+    slots.iter().filter_map(move |(slot, state)| match state {
+        SlotState::Held(tenure) => Some((LeaseRef { action, slot: *slot, epoch: tenure.epoch }, tenure.node)),
+        SlotState::Open { .. } | SlotState::Closed(_) => None,
+    })
+}
+
 impl Engine {
     fn heard(&self, action: Place) -> Heard<'_> {
-        let mut heard = Heard::default();
+        let said = self.board.records_about(action);
+        let mut heard = Heard { claims: Vec::with_capacity(said), commitments: Vec::with_capacity(said) };
         for (author, record) in self.board.about(action) {
             match record.payload() {
                 Payload::Claim(claim) => heard.claims.push((author, record, claim)),
@@ -136,7 +147,7 @@ impl Engine {
 
     pub(super) fn update_slots(&mut self, now: Timestamp, action: Place, demand: Option<&Demand>) {
         let Some(demand) = demand else {
-            self.put_slots(now, action, Vec::new(), None);
+            self.put_slots(now, action, ThinVec::new(), None);
             return self.wake_at(action, None);
         };
         let computed = self.slots_at(now, action, demand);
@@ -145,29 +156,26 @@ impl Engine {
         if let Some(state) = self.state_mut(action) {
             state.stale |= std::mem::replace(&mut state.silenced, computed.silenced) != computed.silenced;
         }
-        self.put_slots(now, action, if computed.settled { Vec::new() } else { computed.slots }, Some(demand));
+        self.put_slots(now, action, if computed.settled { ThinVec::new() } else { computed.slots }, Some(demand));
         if computed.settled
             && let Some(state) = self.state_mut(action)
         {
-            state.attested = Vec::new();
+            state.attested = ThinVec::new();
         }
         self.wake_at(action, until.map(|until| until.max(now + Duration::from_millis(1))));
     }
 
     /// Notes what the slots of an action are, who is busy with them, and since when they are open.
-    fn put_slots(&mut self, now: Timestamp, action: Place, slots: Vec<(SlotNo, SlotState)>, demand: Option<&Demand>) {
+    fn put_slots(&mut self, now: Timestamp, action: Place, slots: ThinVec<(SlotNo, SlotState)>, demand: Option<&Demand>) {
         let id = self.board.action_id(action);
-        let held = |slots: &[(SlotNo, SlotState)]| -> Vec<(LeaseRef, NodeId)> {
-            let held = slots.iter().filter_map(|(slot, state)| match state {
-                SlotState::Held(tenure) => Some((LeaseRef { action: id, slot: *slot, epoch: tenure.epoch }, tenure.node)),
-                _ => None,
-            });
-            held.collect()
-        };
         let Some(state) = self.state_mut(action) else { return };
-        let (before, after) = (held(&state.slots), held(&slots));
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        if !held(&state.slots, id).eq(held(&slots, id)) {
+            before.extend(held(&state.slots, id));
+            after.extend(held(&slots, id));
+        }
         if slots.is_empty() {
-            state.open_since = Vec::new();
+            state.open_since = ThinVec::new();
         }
         state.open_since.retain(|(slot, _)| slots.iter().any(|(no, state)| no == slot && matches!(state, SlotState::Open { .. })));
         for (slot, slot_state) in &slots {
@@ -192,11 +200,11 @@ impl Engine {
     pub(super) fn slots_of(&self, action: Place) -> Vec<(SlotNo, SlotState)> {
         let Some(state) = self.state(action) else { return Vec::new() };
         if !state.slots.is_empty() {
-            return state.slots.clone();
+            return state.slots.to_vec();
         }
         // What is settled does not depend on the time any more, so that any will do.
         let demand = self.demand(action).filter(|demand| self.is_final(state, demand));
-        demand.map_or_else(Vec::new, |demand| self.slots_at(Timestamp::MAX, action, &demand).slots)
+        demand.map_or_else(Vec::new, |demand| self.slots_at(Timestamp::MAX, action, &demand).slots.to_vec())
     }
 
     fn is_final(&self, state: &ActionState, demand: &Demand) -> bool {
@@ -204,7 +212,7 @@ impl Engine {
     }
 
     fn slots_at(&self, now: Timestamp, action: Place, demand: &Demand) -> Slots {
-        let mut slots: Vec<(SlotNo, SlotState)> = Vec::new();
+        let mut slots: ThinVec<(SlotNo, SlotState)> = ThinVec::new();
         let Some(state) = self.state(action) else { return Slots { slots, until: None, settled: true, silenced: false } };
         let rules = self.lease_rules();
         let first = self.attempt_first_slot(&self.board.action_id(action));
@@ -250,7 +258,7 @@ impl Engine {
                 wanted = wanted.saturating_add(1).min(ATTEMPT_SLOTS_MAX);
             }
             if let Some(tenure) = slot_state.tenure() {
-                let branch = self.branch(&tenure.operator);
+                let branch = self.branch_of(tenure);
                 // What was committed to and can still be opened, and what others have opened since, leave its branch no vote.
                 let had_its_word = || state.spent.contains(&branch) || self.said_by(state, slot, tenure).is_none();
                 if !wasted || had_its_word() || tries.waste(branch) {
@@ -285,7 +293,7 @@ impl Engine {
                     _ => false,
                 };
                 if let Some(tenure) = slot_state.tenure().filter(|_| wasted) {
-                    let branch = self.branch(&tenure.operator);
+                    let branch = self.branch_of(tenure);
                     attested.extend(tries.waste(branch).then_some(branch));
                 }
                 slots.push((slot, slot_state));
@@ -329,7 +337,7 @@ impl Engine {
                 && !wasted
                 && !state.wants_larger()
             {
-                larger.counted = Some(self.branch(&tenure.operator));
+                larger.counted = Some(self.branch_of(tenure));
             }
             if !matches!(slot_state, SlotState::Open { .. }) || state.wants_larger() && !demand.superseded {
                 larger.slots.push((slot, slot_state));
@@ -367,6 +375,15 @@ impl Engine {
                 }
                 withheld <= now
             }
+        }
+    }
+
+    /// The branch of who holds a slot.
+    pub(super) fn branch_of(&self, tenure: &Tenure) -> Branch {
+        let voice = self.board.author(&tenure.node.0).map(|author| self.voice(author));
+        match voice.filter(|voice| voice.operator == Some(tenure.operator)) {
+            Some(voice) => voice.branch.unwrap_or(tenure.operator),
+            None => self.branch(&tenure.operator),
         }
     }
 

@@ -11,6 +11,7 @@ mod notice;
 pub mod payload;
 mod seal;
 
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +86,7 @@ impl Envelope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     id: RecordId,
-    network: NetworkId,
+    network: Arc<NetworkId>,
     author: [u8; 32],
     sequence: u64,
     issued: Timestamp,
@@ -242,7 +243,8 @@ impl Record {
         let expires = expires.min(kind.latest_expiry(issued)).max(kind.earliest_expiry(issued));
         let unsigned = Signature([0; SIGNATURE_BYTES]);
         let author = key.public();
-        let mut record = Self { id: RecordId([0; 32]), network, author, sequence, issued, expires, payload, signature: unsigned };
+        let mut record =
+            Self { id: RecordId([0; 32]), network: shared(network), author, sequence, issued, expires, payload, signature: unsigned };
         let signed = record.signed_bytes()?;
         let (given, limit) = (signed.len() + SIGNATURE_BYTES, kind.bytes_max());
         if given > limit {
@@ -261,7 +263,7 @@ impl Record {
         Ok(codec::encode(&Envelope {
             kind: self.kind().code(),
             version: RECORD_VERSION,
-            network: self.network,
+            network: *self.network,
             author: self.author,
             sequence: self.sequence,
             issued: self.issued,
@@ -292,7 +294,7 @@ impl Record {
         }
         let payload = Payload::from_bytes(kind, payload).map_err(|error| RecordError::Payload { kind, error })?;
         let id = RecordId(*blake3::hash(message).as_bytes());
-        Ok(Self { id, network, author, sequence, issued, expires, payload, signature })
+        Ok(Self { id, network: shared(network), author, sequence, issued, expires, payload, signature })
     }
 
     /// Checks that the record is of `network`, that its author signed it, and what it proves by itself.
@@ -306,7 +308,7 @@ impl Record {
     }
 
     fn verify_message(self, network: NetworkId, message: &[u8]) -> Result<SharedRecord, RecordError> {
-        check(network, self.network, &self.author, message, &self.signature)?;
+        check(network, *self.network, &self.author, message, &self.signature)?;
         self.check_claims()?;
         Ok(Arc::new(Verified(self)))
     }
@@ -320,7 +322,7 @@ impl Record {
     /// What a record proves by itself beside its signature. Here, so that it is checked once for all engines, and on the
     /// threads that check signatures.
     fn check_claims(&self) -> Result<(), RecordError> {
-        let (network, operator) = (self.network, OperatorId(self.author));
+        let (network, operator) = (*self.network, OperatorId(self.author));
         match &self.payload {
             Payload::NodeCertificate(certificate) => {
                 let checked = certificate.check_consent(&network, &operator);
@@ -384,8 +386,8 @@ impl Record {
         self.expires + EXPIRY_GRACE
     }
     /// Its network.
-    pub const fn network(&self) -> NetworkId {
-        self.network
+    pub fn network(&self) -> NetworkId {
+        *self.network
     }
     /// What it says.
     pub const fn payload(&self) -> &Payload {
@@ -402,6 +404,15 @@ impl Record {
         bytes.extend_from_slice(&self.signature.0);
         bytes
     }
+}
+
+/// A network's name, kept once for all records of it that a thread reads one after the other.
+fn shared(network: NetworkId) -> Arc<NetworkId> {
+    thread_local!(static LAST: RefCell<Option<Arc<NetworkId>>> = const { RefCell::new(None) });
+    LAST.with_borrow_mut(|last| match last {
+        Some(last) if **last == network => last.clone(),
+        last => last.insert(Arc::new(network)).clone(),
+    })
 }
 
 /// Whether what `author` signed is of the network `wanted`, and it did sign it.

@@ -169,5 +169,5 @@ fn certificate_without_its_nodes_consent_is_refused() {
 #[test]
 fn records_stay_small_in_memory() {
     assert!(size_of::<Payload>() <= 80, "{}", size_of::<Payload>());
-    assert!(size_of::<Record>() <= 264, "{}", size_of::<Record>());
+    assert!(size_of::<Record>() <= 240, "{}", size_of::<Record>());
 }

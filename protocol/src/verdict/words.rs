@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Attestation, Branch};
 use crate::blame::attempt_of;
-use crate::id::{NodeId, OperatorId};
+use crate::id::{NodeId, OperatorId, RecordId};
 use crate::outcome::Outcome;
-use crate::record::payload::{LeaseRef, Reveal, Says};
+use crate::record::payload::{Commitment, LeaseRef, Reveal, Says};
 use crate::record::{Payload, SharedRecord};
 use crate::time::Timestamp;
 
@@ -69,35 +69,40 @@ impl Words {
     /// Of the `records` of an action, those whose authors `speaker` knows.
     pub fn of<'a>(records: impl Iterator<Item = &'a SharedRecord> + Clone, speaker: impl Fn(&NodeId) -> Option<Speaker>) -> Self {
         // Of most actions that are looked at nothing was opened.
-        let mut reveals: BTreeMap<(NodeId, LeaseRef), Vec<(Timestamp, &Reveal)>> = BTreeMap::new();
-        for record in records.clone() {
-            if let Payload::Reveal(reveal) = record.payload() {
-                reveals.entry((NodeId(record.author_key()), reveal.lease)).or_default().push((record.issued(), reveal));
-            }
-        }
+        let opening = records.clone().filter_map(|record| match record.payload() {
+            Payload::Reveal(reveal) => Some((NodeId(record.author_key()), &**reveal, record.issued(), record.id())),
+            _ => None,
+        });
+        let mut reveals: Vec<(NodeId, &Reveal, Timestamp, RecordId)> = opening.collect();
         if reveals.is_empty() {
             return Self { opened: Vec::new(), spent: BTreeSet::new() };
         }
-        let mut words: Vec<Word<'_>> = Vec::new();
-        let mut opened: Vec<(NodeId, Attestation)> = Vec::new();
-        let mut seen = BTreeMap::new();
-        for record in records {
-            let (node, Payload::Commitment(said)) = (NodeId(record.author_key()), record.payload()) else { continue };
+        // Of what opens one commitment the earliest comes first.
+        reveals.sort_unstable_by_key(|(node, reveal, at, id)| (*node, reveal.lease, *at, *id));
+        let commitments = records.filter_map(|record| match record.payload() {
+            Payload::Commitment(said) => Some((NodeId(record.author_key()), said, record.issued())),
+            _ => None,
+        });
+        let mut said: Vec<(NodeId, &Commitment, Timestamp)> = commitments.collect();
+        said.sort_unstable_by_key(|(node, said, at)| (*node, said.lease, said.commitment, said.says, *at));
+        // The same said twice is said once, at the earlier moment.
+        said.dedup_by(|(node, said, _), (by, first, _)| {
+            (*node, said.lease, said.commitment, said.says) == (*by, first.lease, first.commitment, first.says)
+        });
+        let mut words: Vec<Word<'_>> = Vec::with_capacity(said.len());
+        let mut opened: Vec<(NodeId, Attestation)> = Vec::with_capacity(reveals.len());
+        for (node, said, committed) in said {
             let Some(speaker) = speaker(&node) else { continue };
-            // The same said twice is said once, at the earlier moment.
-            if let Some(at) = seen.get(&(node, said.lease, said.commitment, said.says)) {
-                let word: &mut Word<'_> = &mut words[*at];
-                word.committed = word.committed.min(record.issued());
-                continue;
-            }
-            seen.insert((node, said.lease, said.commitment, said.says), words.len());
-            let of_lease = reveals.get(&(node, said.lease)).into_iter().flatten();
+            let from = reveals.partition_point(|(by, reveal, ..)| (*by, reveal.lease) < (node, said.lease));
+            let of_lease = reveals[from..].iter().take_while(|(by, reveal, ..)| (*by, reveal.lease) == (node, said.lease));
             // The hash of what was revealed is computed only where something was committed to.
-            let fitting = of_lease.filter(|(_, reveal)| reveal.fits(said, &speaker.operator));
-            let fitting: Vec<(Timestamp, &Reveal)> = fitting.copied().collect();
-            opened.extend(fitting.iter().map(|(at, reveal)| (node, Attestation::of(speaker.operator, *at, reveal))));
-            let first = fitting.into_iter().min_by_key(|(at, _)| *at);
-            words.push(Word { node, speaker, lease: said.lease, committed: record.issued(), says: said.says, opened: first });
+            let fitting = of_lease.filter(|(_, reveal, ..)| reveal.fits(said, &speaker.operator));
+            let mut first = None;
+            for (_, reveal, at, _) in fitting {
+                first = first.or(Some((*at, *reveal)));
+                opened.push((node, Attestation::of(speaker.operator, *at, reveal)));
+            }
+            words.push(Word { node, speaker, lease: said.lease, committed, says: said.says, opened: first });
         }
         words.retain(|word| !word.lease.slot.is_arbiter());
         let tally = Tally::of(&words);

@@ -206,7 +206,7 @@ impl Engine {
         } else {
             // On a larger machine anybody may try; what says nothing of the job keeps nobody from trying again.
             let holding = state.slots.iter().filter(|(no, of)| !is_larger(slot) && self.void(state, *no, of).is_none());
-            let holders = holding.filter_map(|(_, of)| Some(self.branch(&of.tenure()?.operator)));
+            let holders = holding.filter_map(|(_, of)| Some(self.branch_of(of.tenure()?)));
             holders.chain(state.spent.iter().copied()).collect()
         };
         Some(Entry {
