@@ -34,6 +34,22 @@ impl Store {
         Ok(length)
     }
 
+    /// As [`Store::export`], by taking the blob out of the store and not by copying it, where it is only cached, not pinned, and
+    /// on the file system of `to`: for a store that lives only for this. Where that can't be, it is copied and stays.
+    ///
+    /// # Errors
+    /// [`ReadError`]; the path then holds what it held before.
+    pub fn move_out(&self, hash: &BlobHash, to: &Path) -> Result<u64, ReadError> {
+        let opened = self.open_blob(hash)?;
+        if descriptor(&opened.data).is_some() {
+            self.walk_blob(&opened, &ChunkRanges::all(), &mut |_| Ok(()))?;
+            if self.give_away(hash, to)? {
+                return Ok(opened.length);
+            }
+        }
+        self.export(hash, to)
+    }
+
     /// Fills an empty file with a blob. Where the file system can, the bytes are shared instead of copied, after they
     /// were proven.
     pub(crate) fn copy_to(&self, hash: &BlobHash, file: &fs::File, path: &Path) -> Result<u64, ReadError> {

@@ -138,6 +138,28 @@ impl Store {
         Ok(true)
     }
 
+    /// Gives the file of a blob away to `to`, where nothing keeps it here and both are on one file system. Whether it did.
+    pub(crate) fn give_away(&self, hash: &BlobHash, to: &Path) -> Result<bool, Fault> {
+        let (pinned, pins_seen) = self.pinned()?;
+        let pins = self.pins_changed().read().unwrap_or_else(PoisonError::into_inner);
+        let _stripe = self.stripe(hash);
+        let entry = self.good_entry(hash)?.filter(|entry| entry.class == Class::Cached && entry.place == Place::File);
+        let Some(entry) = entry.filter(|_| *pins == pins_seen && !pinned.contains(hash)) else { return Ok(false) };
+        // An entry without a file, as it is for a moment, is a blob that is damaged: whoever wants it fetches it again.
+        match self.disk().rename(&self.blob_path(hash), to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => return Ok(false),
+            Err(source) => return Err(Fault::io("rename to", to, 4096, source)),
+        }
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.metadata().family(Family::Trees), hash.as_bytes());
+        self.commit(hash, None, batch, Sync::Later)?;
+        if entry.tree == Place::File {
+            self.remove_file(&self.tree_path(hash))?;
+        }
+        Ok(true)
+    }
+
     fn remove_orphans(&self, collected: &mut Collected) -> Result<(), Fault> {
         let mut begun = HashSet::new();
         for (hash, began_s) in crate::partial::begun_at(self)? {

@@ -9,38 +9,42 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::substream::frame::{FrameError, within};
 
-/// Reads data of exactly `expected` bytes, each chunk within `patience`.
+/// Reads data of exactly `expected` bytes into `bytes`, each chunk within `patience`. What is in `bytes` is overwritten: who
+/// has one that was used already saves the zeroing and the page faults of a new one.
 ///
 /// # Errors
 /// [`FrameError::Bad`] where the peer sends another number of bytes.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin), expected: usize, patience: Duration) -> Result<Vec<u8>, FrameError> {
-    let mut bytes = Vec::with_capacity(expected);
+pub(super) async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+    expected: usize,
+    patience: Duration,
+) -> Result<(), FrameError> {
+    bytes.resize(expected, 0);
+    let mut read = 0;
     loop {
-        let more = within(patience, async {
+        let chunk = within(patience, async {
             let mut prefix = [0; 4];
             stream.read_exact(&mut prefix).await?;
             let length = match u32::from_le_bytes(prefix) {
-                DATA_END => return Ok(false),
+                DATA_END => return Ok(None),
                 DATA_ABORTED => return Err(io::Error::other("the peer could not read on").into()),
                 length => length as usize,
             };
-            if length > CHUNK_BYTES_MAX || bytes.len() + length > expected {
-                return Err(DecodeError::TooLarge { given: bytes.len() + length, limit: expected }.into());
-            }
-            let start = bytes.len();
-            bytes.resize(start + length, 0);
-            stream.read_exact(&mut bytes[start..]).await?;
-            Ok(true)
+            let room = bytes.get_mut(read..read + length).filter(|_| length <= CHUNK_BYTES_MAX);
+            let Some(room) = room else {
+                return Err(DecodeError::TooLarge { given: read + length, limit: expected }.into());
+            };
+            stream.read_exact(room).await?;
+            Ok(Some(length))
         })
         .await?;
-        if !more {
-            break;
+        match chunk {
+            Some(length) => read += length,
+            None if read < expected => return Err(DecodeError::Malformed(format!("{read} of {expected} bytes")).into()),
+            None => return Ok(()),
         }
     }
-    if bytes.len() < expected {
-        return Err(DecodeError::Malformed(format!("{} of {expected} bytes", bytes.len())).into());
-    }
-    Ok(bytes)
 }
 
 /// Writes `bytes` as data, each chunk within `patience`.
@@ -83,13 +87,16 @@ mod tests {
             let bytes = vec![7; length];
             let mut wire = Vec::new();
             write(&mut wire, &bytes, PATIENCE).await.unwrap();
-            assert_eq!(read(&mut Cursor::new(&wire), length, PATIENCE).await.unwrap(), bytes);
-            let longer = read(&mut Cursor::new(&wire), length + 1, PATIENCE).await.unwrap_err();
+            // A buffer that was used before, for something longer or shorter.
+            let mut got = vec![9; 1000];
+            read(&mut Cursor::new(&wire), &mut got, length, PATIENCE).await.unwrap();
+            assert_eq!(got, bytes);
+            let longer = read(&mut Cursor::new(&wire), &mut got, length + 1, PATIENCE).await.unwrap_err();
             assert!(longer.is_misbehaviour(), "{longer}");
             if length > 0 {
-                let shorter = read(&mut Cursor::new(&wire), length - 1, PATIENCE).await.unwrap_err();
+                let shorter = read(&mut Cursor::new(&wire), &mut got, length - 1, PATIENCE).await.unwrap_err();
                 assert!(shorter.is_misbehaviour(), "{shorter}");
-                let cut = read(&mut Cursor::new(&wire[..wire.len() - 4]), length, PATIENCE).await.unwrap_err();
+                let cut = read(&mut Cursor::new(&wire[..wire.len() - 4]), &mut got, length, PATIENCE).await.unwrap_err();
                 assert!(!cut.is_misbehaviour(), "a broken connection is nobody's fault: {cut}");
             }
         }

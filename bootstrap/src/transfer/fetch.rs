@@ -211,14 +211,17 @@ fn units(partial: &PartialBlob) -> impl Iterator<Item = (u64, ByteRange)> + use<
     })
 }
 
-/// Runs what touches the disk where blocking is allowed.
-pub(super) async fn blocking<T: Send + 'static>(
+/// Runs what touches the disk where blocking is allowed; it begins at once.
+pub(super) fn blocking<T: Send + 'static>(
     hash: BlobHash,
     work: impl FnOnce() -> Result<T, PartialError> + Send + 'static,
-) -> Result<T, FetchError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|source| FetchError::Store { hash, source }),
-        Err(error) => Err(FetchError::Local { hash, reason: error.to_string() }),
+) -> impl Future<Output = Result<T, FetchError>> + Send {
+    let working = tokio::task::spawn_blocking(work);
+    async move {
+        match working.await {
+            Ok(result) => result.map_err(|source| FetchError::Store { hash, source }),
+            Err(error) => Err(FetchError::Local { hash, reason: error.to_string() }),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A fetch asks its providers on their control connections ([`provider`]), which settles small blobs at once; larger ones
 //! come over bulk connections, in units that a [`barnraiser_protocol::transfer::Schedule`] shares out. Nothing is
-//! believed: each unit is proven by the store before it counts, and who sends a wrong byte is dropped there and then. At most two
+//! believed: each unit is proven by the store before it counts, and who sends a wrong byte is dropped there and then. At most three
 //! units of each provider are in memory. `fetch` decides who is asked, `serve` answers others.
 
 mod data;

@@ -7,6 +7,8 @@ use barnraiser_protocol::id::NodeId;
 use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, FRAME_BYTES_MAX, Held, INLINE_BYTES_MAX, Next, Request};
 use barnraiser_store::geometry::encoded_length;
 use barnraiser_store::{PartialBlob, PartialError};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, OptionFuture};
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
 use tokio::time::Instant;
@@ -18,7 +20,7 @@ use crate::net::NetError;
 use crate::substream::frame::{self, FrameError, within};
 use crate::substream::{Lane, OpenError};
 
-/// Units asked for ahead on a bulk connection: while one is being proven, the next is under way.
+/// Units asked for ahead on a bulk connection: while one arrives, the next is asked for, and the one before is being proven.
 const DEPTH_BULK: usize = 2;
 /// On a control connection a unit at a time, so that records still pass.
 const DEPTH_CONTROL: usize = 1;
@@ -107,8 +109,9 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
     let mut provider = Provider { fetch, node, partial, held, misses: 0 };
     if has_data {
         let range = ByteRange { start: 0, end: length };
-        let bytes = provider.data(&mut control, range).await?;
-        return provider.keep(range, bytes).await;
+        let mut bytes = Vec::new();
+        provider.data(&mut control, range, &mut bytes).await?;
+        return provider.keep(range, bytes).await.map(|_| ());
     }
     let (mut stream, depth) = provider.lane(peer, control).await?;
     provider.units(&mut stream, depth).await
@@ -139,7 +142,7 @@ struct Provider<'a> {
     misses: u32,
 }
 
-impl Provider<'_> {
+impl<'a> Provider<'a> {
     /// The stream for the units: a bulk connection, or the control connection for what is small and for peers that can't
     /// be dialled (a volunteer behind a router who dialled us).
     async fn lane(&self, peer: PeerId, control: Stream) -> Result<(Stream, usize), Lost> {
@@ -159,6 +162,10 @@ impl Provider<'_> {
     async fn units(&mut self, stream: &mut Stream, depth: usize) -> Result<(), Lost> {
         let limits = &self.fetch.context.config.limits;
         let mut asked: VecDeque<ByteRange> = VecDeque::new();
+        // What came last, while it is proven and written.
+        let mut keeping: Option<BoxFuture<'a, Result<Vec<u8>, Lost>>> = None;
+        // For what comes next: what came before the last is through.
+        let mut spare = Vec::new();
         loop {
             let changed = self.fetch.changed.notified();
             let mut wait = None;
@@ -178,8 +185,17 @@ impl Provider<'_> {
                 }
             }
             if let Some(range) = asked.pop_front() {
-                let unit = tokio::time::timeout(limits.unit_time_max, self.unit(stream, range)).await;
-                unit.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))?;
+                let mut bytes = std::mem::take(&mut spare);
+                let taking = tokio::time::timeout(limits.unit_time_max, self.take(stream, range, &mut bytes));
+                let (taken, kept) = futures::join!(taking, OptionFuture::from(keeping.take()));
+                spare = kept.unwrap_or(Ok(Vec::new()))?;
+                if taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
+                    keeping = Some(self.keep(range, bytes).boxed());
+                }
+                continue;
+            }
+            if let Some(keeping) = keeping.take() {
+                spare = keeping.await?;
                 continue;
             }
             let partial_holder = self.held != Held::All;
@@ -200,21 +216,21 @@ impl Provider<'_> {
         }
     }
 
-    /// Takes the answer to the request for `range`.
-    async fn unit(&mut self, stream: &mut Stream, range: ByteRange) -> Result<(), Lost> {
+    /// Takes the answer to the request for `range` into `bytes`. False where the provider has lost it.
+    async fn take(&mut self, stream: &mut Stream, range: ByteRange, bytes: &mut Vec<u8>) -> Result<bool, Lost> {
         match answer(self.fetch.context.config.limits.stall, stream).await {
             Ok((length, held, has_data)) => {
                 self.check(length, has_data, true)?;
                 self.held = held;
-                let bytes = self.data(stream, range).await?;
-                self.keep(range, bytes).await
+                self.data(stream, range, bytes).await?;
+                Ok(true)
             }
             Err(Lost::NotFound) if self.misses < MISSES_MAX => {
                 self.misses += 1;
                 self.fetch.failed(self.node, range);
                 // Until it is asked again, it has nothing.
                 self.held = Held::Ranges(barnraiser_protocol::bounded::BoundedVec::new());
-                Ok(())
+                Ok(false)
             }
             Err(lost) => Err(lost),
         }
@@ -231,27 +247,30 @@ impl Provider<'_> {
         Ok(())
     }
 
-    async fn data(&self, stream: &mut Stream, range: ByteRange) -> Result<Vec<u8>, Lost> {
+    async fn data(&self, stream: &mut Stream, range: ByteRange, bytes: &mut Vec<u8>) -> Result<(), Lost> {
         // A unit's encoding is about a MiB.
         let expected = encoded_length(&(range.start..range.end), self.partial.length()) as usize;
-        Ok(data::read(stream, expected, self.fetch.context.config.limits.stall).await?)
+        Ok(data::read(stream, bytes, expected, self.fetch.context.config.limits.stall).await?)
     }
 
-    /// Has the store prove and keep a unit.
-    async fn keep(&self, range: ByteRange, bytes: Vec<u8>) -> Result<(), Lost> {
-        let partial = self.partial.clone();
-        let written = blocking(*self.fetch.hash(), move || partial.write_unit(range.start..range.end, &bytes)).await;
-        match written {
-            Ok(()) => {
-                self.fetch.done(self.node, range);
-                Ok(())
+    /// Has the store prove and keep a unit: from now on, and not only once somebody waits for it. Gives the bytes back, for the
+    /// next.
+    fn keep(&self, range: ByteRange, bytes: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, Lost>> + Send + use<'a> {
+        let (fetch, node, partial) = (self.fetch, self.node, self.partial.clone());
+        let writing = blocking(*fetch.hash(), move || partial.write_unit(range.start..range.end, &bytes).map(|()| bytes));
+        async move {
+            match writing.await {
+                Ok(bytes) => {
+                    fetch.done(node, range);
+                    Ok(bytes)
+                }
+                Err(FetchError::Store { source, .. }) if source.is_peers_fault() => {
+                    Err(Lost::Misbehaved(Misbehaviour::WrongBytes(source.to_string())))
+                }
+                // Another fetch or an import completed it meanwhile.
+                Err(FetchError::Store { source: PartialError::Ended(_), .. }) => Ok(Vec::new()),
+                Err(error) => Err(Lost::Fatal(error)),
             }
-            Err(FetchError::Store { source, .. }) if source.is_peers_fault() => {
-                Err(Lost::Misbehaved(Misbehaviour::WrongBytes(source.to_string())))
-            }
-            // Another fetch or an import completed it meanwhile.
-            Err(FetchError::Store { source: PartialError::Ended(_), .. }) => Ok(()),
-            Err(error) => Err(Lost::Fatal(error)),
         }
     }
 }

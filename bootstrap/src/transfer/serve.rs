@@ -1,6 +1,8 @@
 //! Serves blobs to one stream of a peer.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use barnraiser_protocol::bounded::BoundedVec;
@@ -9,8 +11,10 @@ use barnraiser_protocol::transfer::{
     Answer, BLOB_PROTOCOL, ByteRange, FRAME_BYTES_MAX, GET_BYTES_MAX, HELD_RANGES_MAX, Held, INLINE_BYTES_MAX, Request,
 };
 use barnraiser_store::{Available, Store};
+use futures::{AsyncRead, AsyncReadExt as _};
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::data;
 use crate::event::Misbehaviour;
@@ -28,9 +32,9 @@ const QUEUE_TIME: Duration = Duration::from_secs(5);
 
 /// Answers requests until the peer closes the stream, breaks the protocol, or is silent for a minute.
 pub(crate) async fn serve(context: Arc<Context>, inbound: Inbound) {
-    let Inbound { peer, mut stream, relayed, slot: _slot, .. } = inbound;
+    let Inbound { peer, stream, relayed, slot: _slot, .. } = inbound;
     let Some(node) = node_id(&peer) else { return };
-    if let Err(error) = requests(&context, peer, node, &mut stream, relayed).await {
+    if let Err(error) = requests(&context, peer, node, stream, relayed).await {
         tracing::debug!(%peer, %error, "a blob stream ended");
         if error.is_misbehaviour() {
             let what = Misbehaviour::Protocol { protocol: BLOB_PROTOCOL, what: error.to_string() };
@@ -39,46 +43,97 @@ pub(crate) async fn serve(context: Arc<Context>, inbound: Inbound) {
     }
 }
 
-async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: &mut Stream, relayed: bool) -> Result<(), FrameError> {
-    while let Some(request) = within(IDLE, frame::read::<Request>(stream, FRAME_BYTES_MAX)).await? {
-        if relayed || !context.config.access.may_serve(request.hash(), &node) {
-            within(PATIENCE, frame::write(stream, &Answer::Refused)).await?;
-            continue;
-        }
-        if !context.has_room(request.hash(), &node) {
-            within(PATIENCE, frame::write(stream, &Answer::Busy)).await?;
-            continue;
-        }
-        let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
-            within(PATIENCE, frame::write(stream, &Answer::Busy)).await?;
-            continue;
-        };
-        let (store, hash) = (context.config.store.clone(), *request.hash());
-        // A failing thread is as good as a blob that is not there.
-        let answered = tokio::task::spawn_blocking(move || answer(&store, &request)).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a blob could not be read");
-            (Answer::NotFound, None)
-        });
-        // Only who is given data counts, and not who asks in vain.
-        let answered = if answered.1.is_some() && !context.admit(&hash, &node) { (Answer::Busy, None) } else { answered };
-        let (answer, bytes) = answered;
-        let taken = bytes.as_ref().map(Vec::len);
-        let sent = send(stream, &answer, bytes).await;
-        if let Some(bytes) = taken {
-            context.served(&hash, &node);
-            tracing::trace!(%peer, bytes, "served");
-        }
-        sent?;
-        drop(permit);
-    }
-    Ok(())
+/// One answer that is ready to be sent.
+struct Ready<'a> {
+    answer: Answer,
+    data: Option<Data<'a>>,
 }
 
-async fn send(stream: &mut Stream, answer: &Answer, bytes: Option<Vec<u8>>) -> Result<(), FrameError> {
-    within(PATIENCE, frame::write(stream, answer)).await?;
-    match bytes {
-        Some(bytes) => data::write(stream, &bytes, PATIENCE).await,
-        None => Ok(()),
+/// The data behind an answer, and what is reserved for it until it is sent or can't be.
+struct Data<'a> {
+    bytes: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+    _taken: Taken<'a>,
+}
+
+/// Who takes what everybody wants, as long as it does.
+struct Taken<'a> {
+    context: &'a Context,
+    hash: BlobHash,
+    node: NodeId,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.context.served(&self.hash, &self.node);
+    }
+}
+
+/// While one answer is sent, the next is read from the disk.
+async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream, relayed: bool) -> Result<(), FrameError> {
+    let (mut reader, mut writer) = stream.split();
+    let (ready, mut to_send) = mpsc::channel(1);
+    let unsent = AtomicUsize::new(0);
+    let preparing = async {
+        // Dropped at the end: then no more is sent.
+        let ready = ready;
+        while let Some(request) = next_request(&mut reader, &unsent).await? {
+            unsent.fetch_add(1, Ordering::Relaxed);
+            if ready.send(prepare(context, node, request, relayed).await).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let sending = async {
+        while let Some(Ready { answer, data }) = to_send.recv().await {
+            within(PATIENCE, frame::write(&mut writer, &answer)).await?;
+            if let Some(data) = &data {
+                data::write(&mut writer, &data.bytes, PATIENCE).await?;
+                tracing::trace!(%peer, bytes = data.bytes.len(), "served");
+            }
+            unsent.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    futures::future::try_join(preparing, sending).await.map(|_| ())
+}
+
+/// The next request; the peer may be silent for long only where it waits for nothing.
+async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsize) -> Result<Option<Request>, FrameError> {
+    let mut reading = pin!(frame::read::<Request>(reader, FRAME_BYTES_MAX));
+    loop {
+        match tokio::time::timeout(IDLE, &mut reading).await {
+            Ok(request) => return request,
+            Err(_) if unsent.load(Ordering::Relaxed) > 0 => {}
+            Err(_) => return Err(FrameError::Stalled(IDLE)),
+        }
+    }
+}
+
+/// What a request is answered with.
+async fn prepare(context: &Context, node: NodeId, request: Request, relayed: bool) -> Ready<'_> {
+    let without_data = |answer| Ready { answer, data: None };
+    if relayed || !context.config.access.may_serve(request.hash(), &node) {
+        return without_data(Answer::Refused);
+    }
+    if !context.has_room(request.hash(), &node) {
+        return without_data(Answer::Busy);
+    }
+    let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
+        return without_data(Answer::Busy);
+    };
+    let (store, hash) = (context.config.store.clone(), *request.hash());
+    // A failing thread is as good as a blob that is not there.
+    let answered = tokio::task::spawn_blocking(move || answer(&store, &request)).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a blob could not be read");
+        (Answer::NotFound, None)
+    });
+    match answered {
+        // Only who is given data counts, and not who asks in vain.
+        (_, Some(_)) if !context.admit(&hash, &node) => without_data(Answer::Busy),
+        (answer, Some(bytes)) => Ready { answer, data: Some(Data { bytes, _permit: permit, _taken: Taken { context, hash, node } }) },
+        (answer, None) => without_data(answer),
     }
 }
 

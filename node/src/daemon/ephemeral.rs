@@ -9,7 +9,7 @@ use barnraiser_protocol::ticket::Ticket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::releases::no_release;
+use super::releases::{Afterwards, no_release};
 use super::workbench::SandboxBench;
 use super::{Daemon, RunOptions};
 use crate::api::{self, Problem};
@@ -35,7 +35,10 @@ pub async fn ephemeral_fetch(
     progress: watch::Sender<FetchProgress>,
 ) -> Result<api::Fetched, Problem> {
     let failed = |error: String| Problem::failed(error);
-    let folder = tempfile::tempdir().map_err(|error| failed(format!("no temporary folder: {error}")))?;
+    // Beside the file that is wanted, where there must be room for it anyway: then it need not be copied out of the store.
+    let beside = to.as_ref().and_then(|to| to.parent()).map(|folder| tempfile::Builder::new().prefix(".barn-fetch-").tempdir_in(folder));
+    let folder = beside.and_then(Result::ok).map_or_else(tempfile::tempdir, Ok);
+    let folder = folder.map_err(|error| failed(format!("no temporary folder: {error}")))?;
     let home = Home::at(folder.path()).map_err(|error| failed(error.to_string()))?;
     home.init().map_err(|error| failed(error.to_string()))?;
     let bootstrap: Vec<String> = ticket.bootstrap().iter().map(ToString::to_string).collect();
@@ -77,7 +80,7 @@ pub async fn ephemeral_fetch(
     };
     let _ = tokio::time::timeout(PATIENCE_FOR_NEWER, newest).await;
     let ask = api::Fetch { what: format!("{channel}/{name}"), to };
-    let fetched = daemon.fetch_for_user(&network, &ask, progress).await;
+    let fetched = daemon.fetch_for_user(&network, &ask, Afterwards::Given, progress).await;
     daemon.farewell().await;
     fetched
 }

@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 use super::Daemon;
 use super::engines::now;
 use super::networks::Network;
-use super::releases::{joining, no_release, view};
+use super::releases::{Afterwards, joining, no_release, view};
 use crate::api::{self, Problem};
 use crate::sources::Sources;
 use crate::submit::{self, Surroundings};
@@ -506,7 +506,7 @@ async fn fetch(State(daemon): Shared, Path(net): Path<String>, Json(ask): Json<a
     });
     tokio::spawn(async move {
         let event = tokio::select! {
-            fetched = daemon.fetch_for_user(&network, &ask, progress) => match fetched {
+            fetched = daemon.fetch_for_user(&network, &ask, Afterwards::Kept, progress) => match fetched {
                 Ok(fetched) => api::FetchEvent::Done(fetched),
                 Err(problem) => api::FetchEvent::Failed(problem),
             },

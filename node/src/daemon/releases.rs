@@ -43,6 +43,15 @@ impl Write for Hasher {
     }
 }
 
+/// What becomes of a blob in the store when it was written to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    /// It stays, and is served on.
+    Kept,
+    /// The store ends with the fetch: the file may be its own.
+    Given,
+}
+
 impl Daemon {
     /// The unsigned release of a batch's targets.
     pub(super) async fn propose_release(&self, network: &Arc<Network>, batch: BatchId, ask: &api::Propose) -> Result<Vec<u8>, Problem> {
@@ -166,11 +175,13 @@ impl Daemon {
         Ok(view)
     }
 
-    /// Fetches a blob, or a file of a channel, and says who stands for it.
+    /// Fetches a blob, or a file of a channel, and says who stands for it. What is written to a file may be kept in the store
+    /// `afterwards`.
     pub(super) async fn fetch_for_user(
         &self,
         network: &Arc<Network>,
         ask: &api::Fetch,
+        afterwards: Afterwards,
         progress: watch::Sender<FetchProgress>,
     ) -> Result<api::Fetched, Problem> {
         let charter = network.charter();
@@ -202,7 +213,11 @@ impl Daemon {
         }
         if let Some(to) = ask.to.clone() {
             let store = self.store.clone();
-            tokio::task::spawn_blocking(move || store.export(&hash, &to))
+            let written = move || match afterwards {
+                Afterwards::Kept => store.export(&hash, &to),
+                Afterwards::Given => store.move_out(&hash, &to),
+            };
+            tokio::task::spawn_blocking(written)
                 .await
                 .map_err(|error| Problem::failed(error.to_string()))?
                 .map_err(|error| Problem::failed(error.to_string()))?;

@@ -73,6 +73,35 @@ fn failing_reader_leaves_nothing() {
     assert_eq!(files_below(&home.store.root().join("tmp")) + files_below(&home.store.root().join("blobs")), 0);
 }
 
+/// Nothing that is promised to somebody is given away.
+#[test]
+fn cached_blob_is_moved_out_and_any_other_is_copied() {
+    let home = home();
+    let to = home.folder.path().join("moved");
+    for (length, durability, pinned) in [
+        (300_000, Durability::Cached, false),
+        (5 << 20, Durability::Cached, false),
+        (300_000, Durability::Announced, false),
+        (300_000, Durability::Cached, true),
+        (100, Durability::Cached, false),
+    ] {
+        let blob = bytes(5, length);
+        let hash = home.store.import_bytes(&blob, durability).unwrap();
+        if pinned {
+            home.store.pin("mine", &hash).unwrap();
+        }
+        assert_eq!(home.store.move_out(&hash, &to).unwrap(), length as u64);
+        assert!(std::fs::read(&to).unwrap() == blob);
+        let goes = durability == Durability::Cached && !pinned && length > 16 << 10;
+        assert_eq!(home.store.length(&hash).unwrap().is_none(), goes, "{length} bytes");
+        assert!(!goes || home.store.import_bytes(&blob, Durability::Cached).is_ok(), "it may come again");
+        home.store.release(&hash).unwrap();
+        home.store.unpin("mine").unwrap();
+        home.store.gc(0).unwrap();
+    }
+    assert_eq!(home.store.gc(0).unwrap().orphans, 0);
+}
+
 #[test]
 fn source_file_stays_as_it_is_and_export_gives_it_back() {
     let home = home();
@@ -233,7 +262,7 @@ fn many_threads_import_the_same_and_others() {
 #[test]
 fn evicting_small_blobs_frees_the_disk() {
     fn size(folder: &std::path::Path) -> u64 {
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().map_or(0, |metadata| metadata.len())).sum()
     }
     let home = home();
     let mut random = crate::support::Random(1);

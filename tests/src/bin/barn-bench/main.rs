@@ -5,7 +5,9 @@ mod dispatch;
 mod engine;
 mod figure;
 mod idle;
+mod relay;
 mod simulation;
+mod swarm;
 
 use std::process::ExitCode;
 
@@ -29,7 +31,12 @@ enum Area {
     Engine,
     /// How fast records spread, among real nodes and in the simulator.
     Simulation,
-    /// Not an area: a process that carries what nodes of [`Area::Simulation`] say to each other, and takes its time.
+    /// How fast blobs come over the network.
+    Swarm,
+    /// Not an area: a node of [`Area::Swarm`].
+    #[value(hide = true)]
+    SwarmNode,
+    /// Not an area: a process that carries what nodes of other areas say to each other, and takes its time.
     #[value(hide = true)]
     SimulationRelay,
     /// Not an area: the process whose memory [`Area::Engine`] measures.
@@ -39,7 +46,11 @@ enum Area {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let areas = if arguments.areas.is_empty() { vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation] } else { arguments.areas };
+    let areas = if arguments.areas.is_empty() {
+        vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation, Area::Swarm]
+    } else {
+        arguments.areas
+    };
     let mut failed = false;
     for area in areas {
         let (name, measured) = match area {
@@ -47,7 +58,12 @@ fn main() -> ExitCode {
             Area::Idle => ("idle", idle::measure()),
             Area::Engine => ("engine", engine::measure()),
             Area::Simulation => ("simulation", simulation::measure()),
-            Area::SimulationRelay => match simulation::relay() {
+            Area::Swarm => ("swarm", swarm::measure()),
+            Area::SwarmNode => match swarm::node() {
+                Ok(()) => return ExitCode::SUCCESS,
+                Err(error) => ("swarm-node", Err(error)),
+            },
+            Area::SimulationRelay => match relay::run() {
                 Ok(()) => return ExitCode::SUCCESS,
                 Err(error) => ("simulation-relay", Err(error)),
             },

@@ -5,13 +5,10 @@
 //! with relays between the nodes that keep each message for as long as it would take between homes.
 
 mod real;
-mod relay;
 mod simulated;
 
 use super::figure::Figure;
 use real::Setting;
-
-pub use relay::run as relay;
 
 /// Real nodes, and simulated ones.
 const NODES: usize = 24;

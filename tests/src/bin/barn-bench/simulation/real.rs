@@ -16,8 +16,8 @@ use tokio::runtime::Runtime;
 
 use super::super::dispatch::QUORUM_ONE;
 use super::super::idle::cpu_s;
-use super::relay::{Delay, Order, Relay};
 use super::{ends, share_of};
+use crate::relay::{Delay, Order, Relay};
 
 /// How soon all nodes must know each other.
 const SOON: Duration = Duration::from_secs(180);

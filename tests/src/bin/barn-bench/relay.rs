@@ -9,6 +9,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -24,12 +25,16 @@ const AREA: &str = "simulation-relay";
 const PIECE_BYTES: usize = 64 << 10;
 /// Most pieces under way in one direction of a connection.
 const PIECES_MAX: usize = 256;
+/// What a line that is full lets wait in front of it, as the queue of a router.
+const QUEUE: Duration = Duration::from_millis(20);
 
 /// What a relay is told, one JSON document a line; it answers each with a line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Order {
     /// Where its own node listens: what other relays bring on `socket` goes there.
     Own { port: u16, socket: PathBuf },
+    /// How many bytes its own node can send in a second, over all connections; told first, and without end where it is not.
+    Upload { bytes_s: f64 },
     /// Where another node listens, and where that one's relay does.
     Other { port: u16, socket: PathBuf, delay: Delay },
 }
@@ -125,15 +130,19 @@ pub fn run() -> anyhow::Result<()> {
     ensure!(up.success(), "the loopback of a namespace does not come up");
     println!("done");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut upload: Option<Arc<Upload>> = None;
     for line in std::io::stdin().lines() {
         match serde_json::from_str(&line?)? {
+            Order::Upload { bytes_s } => upload = Some(Arc::new(Upload { bytes_s, free: Mutex::new(Instant::now()) })),
             Order::Own { port, socket } => {
                 let listener = runtime.block_on(async { UnixListener::bind(socket) })?;
+                let upload = upload.clone();
                 runtime.spawn(async move {
-                    while let Ok((from, _)) = listener.accept().await {
+                    while let Ok((far, _)) = listener.accept().await {
+                        let upload = upload.clone();
                         tokio::spawn(async move {
-                            if let Ok(to) = connected(TcpStream::connect(("127.0.0.1", port)).await) {
-                                join(from, to, None).await;
+                            if let Ok(own) = connected(TcpStream::connect(("127.0.0.1", port)).await) {
+                                join(own, far, None, upload).await;
                             }
                         });
                     }
@@ -141,12 +150,13 @@ pub fn run() -> anyhow::Result<()> {
             }
             Order::Other { port, socket, delay } => {
                 let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", port)))?;
+                let upload = upload.clone();
                 runtime.spawn(async move {
-                    while let Ok(from) = connected(listener.accept().await.map(|(from, _)| from)) {
-                        let socket = socket.clone();
+                    while let Ok(own) = connected(listener.accept().await.map(|(from, _)| from)) {
+                        let (socket, upload) = (socket.clone(), upload.clone());
                         tokio::spawn(async move {
-                            if let Ok(to) = UnixStream::connect(socket).await {
-                                join(from, to, Some(delay)).await;
+                            if let Ok(far) = UnixStream::connect(socket).await {
+                                join(own, far, Some(delay), upload).await;
                             }
                         });
                     }
@@ -165,25 +175,28 @@ fn connected(stream: std::io::Result<TcpStream>) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Carries both directions of a connection until both have ended.
-async fn join(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite, delay: Option<Delay>) {
-    let (from_one, to_one) = tokio::io::split(one);
-    let (from_other, to_other) = tokio::io::split(other);
-    tokio::join!(carry(from_one, to_other, delay), carry(from_other, to_one, delay));
+/// Carries both directions of a connection of its own node until both have ended.
+async fn join(own: impl AsyncRead + AsyncWrite, far: impl AsyncRead + AsyncWrite, delay: Option<Delay>, upload: Option<Arc<Upload>>) {
+    let (from_own, to_own) = tokio::io::split(own);
+    let (from_far, to_far) = tokio::io::split(far);
+    tokio::join!(carry(from_own, to_far, delay, upload), carry(from_far, to_own, delay, None));
 }
 
 /// Carries one direction. What is later in the stream arrives later, as with TCP.
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, delay: Option<Delay>) {
+async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, delay: Option<Delay>, line: Option<Arc<Upload>>) {
     let (put, mut take) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
     let read = async move {
         let mut piece = vec![0; PIECE_BYTES];
         let mut last = Instant::now();
         // An error is an end: the one who reads sees the connection close.
         while let Ok(length @ 1..) = from.read(&mut piece).await {
-            last = last.max(Instant::now() + delay.map_or(Duration::ZERO, Delay::draw));
+            let through = line.as_ref().map_or_else(Instant::now, |line| line.through(length));
+            last = last.max(through + delay.map_or(Duration::ZERO, Delay::draw));
             if put.send((last, piece[..length].to_vec())).await.is_err() {
                 return;
             }
+            // Until then the sender finds no room.
+            tokio::time::sleep_until(through - QUEUE).await;
         }
     };
     let write = async move {
@@ -197,6 +210,23 @@ async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin
         let _ = to.shutdown().await;
     };
     tokio::join!(read, write);
+}
+
+/// The line on which a node sends, whatever the connection.
+#[derive(Debug)]
+struct Upload {
+    bytes_s: f64,
+    /// When all that was sent so far is through.
+    free: Mutex<Instant>,
+}
+
+impl Upload {
+    /// When so many bytes more are through.
+    fn through(&self, length: usize) -> Instant {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        *free = (*free).max(Instant::now()) + Duration::from_secs_f64(length as f64 / self.bytes_s);
+        *free
+    }
 }
 
 impl Delay {

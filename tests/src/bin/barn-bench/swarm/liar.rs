@@ -1,0 +1,55 @@
+//! A provider that says to have a blob and sends bytes of which some are wrong.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use barnraiser_bootstrap::Multiaddr;
+use barnraiser_bootstrap::substream::frame;
+use barnraiser_bootstrap::swarm::swarm as transports;
+use barnraiser_protocol::keys::SecretKey;
+use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, CHUNK_BYTES_MAX, DATA_END, FRAME_BYTES_MAX, Held, Request};
+use barnraiser_store::{Durability, Store};
+use futures::{AsyncWriteExt as _, StreamExt as _};
+use libp2p::identity::Keypair;
+use libp2p::swarm::{Stream, StreamProtocol, SwarmEvent};
+
+use super::node::Ready;
+
+/// Serves lies until its process ends; says where.
+pub async fn run(key: SecretKey, store: PathBuf, file: PathBuf, listen: Multiaddr) -> anyhow::Result<()> {
+    let store = Store::open(&store)?;
+    let (hash, length) = store.import_file(&file, Durability::Cached)?;
+    let mut swarm = transports(Keypair::ed25519_from_bytes(key.seed())?, libp2p_stream::Behaviour::new())?;
+    let mut streams = swarm.behaviour().new_control().accept(StreamProtocol::new(BLOB_PROTOCOL))?;
+    swarm.listen_on(listen)?;
+    tokio::spawn(async move {
+        while let Some((_, stream)) = streams.next().await {
+            tokio::spawn(lies(stream, store.clone(), length));
+        }
+    });
+    loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+            println!("{}", serde_json::to_string(&Ready { node: key.node(), address, hash })?);
+        }
+    }
+}
+
+async fn lies(mut stream: Stream, store: Store, length: u64) -> anyhow::Result<()> {
+    while let Some(request) = frame::read::<Request>(&mut stream, FRAME_BYTES_MAX).await? {
+        let Request::Get { hash, range } = request else {
+            frame::write(&mut stream, &Answer::Found { length, held: Held::All, data: false }).await?;
+            continue;
+        };
+        let mut bytes = Vec::new();
+        store.encode_ranges(&hash, range.start..range.end, &mut bytes)?;
+        *bytes.last_mut().context("a unit has bytes")? ^= 1;
+        frame::write(&mut stream, &Answer::Found { length, held: Held::All, data: true }).await?;
+        for chunk in bytes.chunks(CHUNK_BYTES_MAX) {
+            stream.write_all(&u32::try_from(chunk.len())?.to_le_bytes()).await?;
+            stream.write_all(chunk).await?;
+        }
+        stream.write_all(&DATA_END.to_le_bytes()).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! How fast the swarm brings a blob, beside what a user would take instead.
+
+mod liar;
+mod lines;
+mod node;
+mod peers;
+mod raw;
+mod usage;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use barnraiser_bootstrap::Multiaddr;
+use serde::de::DeserializeOwned;
+
+use super::figure::{Figure, folder};
+use node::{Done, Ready, Task};
+use peers::Took;
+
+pub use node::run as node;
+
+/// What one provider serves.
+const LONG: u64 = 1 << 30;
+/// How often each is measured, in turn, so that all have the same moments of a busy machine.
+const ROUNDS: usize = 5;
+/// What lines of homes let out, in bytes a second: 100 Mbit/s.
+const LINE_BYTES_S: f64 = 100e6 / 8.0;
+/// There and back on them, in milliseconds.
+const LINE_MS: f64 = 30.0;
+
+/// Measures.
+pub fn measure() -> anyhow::Result<Vec<Figure>> {
+    eprintln!(
+        "swarm: 1 GiB from one provider over loopback, {ROUNDS} rounds of four ways; then one, four and faulty providers on lines as homes \
+         have them, and ten fetchers; takes about fifteen minutes"
+    );
+    let work = folder()?.join("swarm");
+    std::fs::create_dir_all(&work)?;
+    let work = std::path::absolute(work)?;
+    let mut figures = one_provider(&work)?;
+    let on_lines: [(&'static str, &'static str, fn(&Path) -> anyhow::Result<Vec<Figure>>); 2] =
+        [("swarm.four_providers", "times", lines::four_providers), ("swarm.ten_fetchers", "times", lines::ten_fetchers)];
+    for (name, unit, measured) in on_lines {
+        match measured(&work) {
+            Ok(more) => figures.extend(more),
+            Err(error) => figures.push(Figure::missing(name, unit, f64::INFINITY, format!("could not be measured: {error:#}"))),
+        }
+    }
+    std::fs::remove_dir_all(&work)?;
+    Ok(figures)
+}
+
+/// A process of this program that was given a task.
+struct Worker {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    out: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(task: &Task) -> anyhow::Result<Self> {
+        Self::start_as(task, |_| None)
+    }
+
+    /// Starts it by another command, one that puts it elsewhere.
+    fn start_as(task: &Task, otherwise: impl FnOnce(&Command) -> Option<Command>) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("swarm-node");
+        let mut command = otherwise(&command).unwrap_or(command);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        writeln!(stdin, "{}", serde_json::to_string(task)?)?;
+        let out = BufReader::new(child.stdout.take().context("no standard output")?);
+        Ok(Self { child, stdin: Some(stdin), out })
+    }
+
+    /// The next thing that it says.
+    fn said<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
+        let mut line = String::new();
+        ensure!(self.out.read_line(&mut line)? > 0, "a node of the benchmark ended early");
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// The process that is the node, below what puts it elsewhere: that one becomes it.
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has it end, if it waits for that; what it used.
+    fn end(mut self) -> anyhow::Result<Done> {
+        self.stdin = None;
+        let done = self.said()?;
+        ensure!(self.child.wait()?.success(), "a node of the benchmark failed");
+        Ok(done)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Writes a file of `length` bytes that no two programs compress or share, the same for the same name.
+fn incompressible(path: &Path, length: u64) -> anyhow::Result<()> {
+    let mut bytes = blake3::Hasher::new().update(path.as_os_str().as_encoded_bytes()).finalize_xof();
+    let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
+    let mut piece = vec![0; 1 << 20];
+    let mut left = length;
+    while left > 0 {
+        let part = usize::try_from(left).unwrap_or(piece.len()).min(piece.len());
+        bytes.fill(&mut piece[..part]);
+        file.write_all(&piece[..part])?;
+        left -= part as u64;
+    }
+    Ok(file.flush()?)
+}
+
+/// A node that provides and one that fetches, both with stores of their own; and what they used.
+fn by_barn(work: &Path, file: &Path, to: &Path) -> anyhow::Result<(Took, Done, Done)> {
+    let folder = tempfile::tempdir_in(work)?;
+    let listen: Multiaddr = "/ip4/127.0.0.1/tcp/0".parse()?;
+    let mut provider = Worker::start(&Task::Provide { store: folder.path().join("provider"), file: file.to_owned(), listen })?;
+    let ready: Ready = provider.said()?;
+    let imported = usage::of(provider.child.id())?;
+    let start = Instant::now();
+    let fetcher = Worker::start(&Task::Fetch {
+        store: folder.path().join("fetcher"),
+        hash: ready.hash,
+        providers: vec![(ready.node, ready.address)],
+        listen: None,
+        to: to.to_owned(),
+    })?;
+    let fetched = fetcher.end()?;
+    let wall_s = start.elapsed().as_secs_f64();
+    let mut provided = provider.end()?;
+    provided.cpu_s -= imported;
+    Ok((Took { wall_s, cpu_s: fetched.cpu_s + provided.cpu_s }, fetched, provided))
+}
+
+/// A file over a bare substream.
+fn by_substream(file: &Path, to: &Path) -> anyhow::Result<Took> {
+    let mut sender = Worker::start(&Task::RawSend { file: file.to_owned(), listen: "/ip4/127.0.0.1/tcp/0".parse()? })?;
+    let from: Multiaddr = sender.said()?;
+    let start = Instant::now();
+    let received = Worker::start(&Task::RawReceive { from, to: to.to_owned() })?.end()?;
+    let wall_s = start.elapsed().as_secs_f64();
+    Ok(Took { wall_s, cpu_s: received.cpu_s + sender.end()?.cpu_s })
+}
+
+/// What was measured of one way.
+#[derive(Default)]
+struct Runs {
+    wall_s: Vec<f64>,
+    cpu_s: Vec<f64>,
+    /// Why it could not be measured.
+    missing: Option<String>,
+}
+
+impl Runs {
+    fn add(&mut self, took: anyhow::Result<Took>) {
+        match took {
+            Ok(took) => {
+                self.wall_s.push(took.wall_s);
+                self.cpu_s.push(took.cpu_s);
+            }
+            Err(error) => self.missing = Some(format!("{error:#}")),
+        }
+    }
+
+    fn told(&self) -> String {
+        match (&self.missing, median(&self.wall_s), median(&self.cpu_s)) {
+            (None, Some(wall_s), Some(cpu_s)) => format!("{wall_s:.2} s, {cpu_s:.2} s of processors"),
+            (missing, ..) => format!("not measured: {}", missing.as_deref().unwrap_or("no run")),
+        }
+    }
+}
+
+fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// 1 GiB over loopback, four ways in turn.
+fn one_provider(work: &Path) -> anyhow::Result<Vec<Figure>> {
+    let (file, to) = (work.join("one-gib"), work.join("got"));
+    incompressible(&file, LONG)?;
+    let sendme = peers::sendme();
+    let (mut barn, mut raw, mut by_sendme, mut nginx) = (Runs::default(), Runs::default(), Runs::default(), Runs::default());
+    let (mut fetched_s, mut peak_mib) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (took, fetched, provided) = by_barn(work, &file, &to)?;
+        fetched_s.push(fetched.fetched_s);
+        peak_mib.push(provided.peak_mib.max(fetched.peak_mib));
+        barn.add(Ok(took));
+        raw.add(by_substream(&file, &to));
+        by_sendme
+            .add(sendme.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(|sendme| peers::by_sendme(sendme, &file, &to)));
+        nginx.add(peers::by_nginx(&file, &to, &work.join("nginx")));
+    }
+    let versions: Vec<String> = [("nginx", "-v"), ("curl", "--version"), ("b3sum", "--version")]
+        .into_iter()
+        .filter_map(|(program, argument)| peers::version(&PathBuf::from(program), argument).ok())
+        .collect();
+    let of_sendme = sendme.as_ref().ok().and_then(|sendme| peers::version(sendme, "--version").ok()).unwrap_or_default();
+    let seconds = median(&fetched_s).unwrap_or_default();
+    let ours = format!(
+        "encrypted, verified, not synced; from the start of the fetching program until the file is written: {}; all verified \
+         after {seconds:.2} s",
+        barn.told()
+    );
+    let mut figures = vec![
+        ratio(
+            "swarm.one_provider_vs_sendme",
+            2.0,
+            &barn,
+            ("sendme", &by_sendme),
+            format!("{ours}; {of_sendme} (encrypted, verified): {}", by_sendme.told()),
+        ),
+        ratio(
+            "swarm.one_provider_vs_substream",
+            0.9,
+            &barn,
+            ("substream", &raw),
+            format!("{ours}; a bare libp2p substream (encrypted, not verified): {}", raw.told()),
+        ),
+        ratio(
+            "swarm.one_provider_vs_nginx",
+            0.8,
+            &barn,
+            ("nginx+curl+b3sum", &nginx),
+            format!("{ours}; {} (TLS 1.3, verified): {}", versions.join(", "), nginx.told()),
+        ),
+    ];
+    let memory = "the larger of provider and fetcher, at their peak".to_owned();
+    figures.push(Figure::worst("swarm.one_provider_memory", "MiB", 150.0, peak_mib, memory));
+    Ok(figures)
+}
+
+/// How many times as fast as a peer.
+fn ratio(name: &'static str, goal: f64, ours: &Runs, (peer, theirs): (&'static str, &Runs), note: String) -> Figure {
+    let Some(their_s) = median(&theirs.wall_s).filter(|_| theirs.missing.is_none()) else {
+        return Figure::missing(name, "times as fast", goal, note);
+    };
+    let mut figure = Figure::higher(name, "times", goal, ours.wall_s.iter().map(|wall_s| their_s / wall_s).collect(), note);
+    figure.against.insert(peer, Some(their_s));
+    figure
+}
