@@ -6,6 +6,7 @@ mod engine;
 mod figure;
 mod idle;
 mod simulation;
+mod store;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Area {
     Engine,
     /// How fast records spread, among real nodes and in the simulator.
     Simulation,
+    /// The store alone, beside `cp` and `b3sum`.
+    Store,
     /// Not an area: a process that carries what nodes of [`Area::Simulation`] say to each other, and takes its time.
     #[value(hide = true)]
     SimulationRelay,
@@ -39,7 +42,11 @@ enum Area {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let areas = if arguments.areas.is_empty() { vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation] } else { arguments.areas };
+    let areas = if arguments.areas.is_empty() {
+        vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation, Area::Store]
+    } else {
+        arguments.areas
+    };
     let mut failed = false;
     for area in areas {
         let (name, measured) = match area {
@@ -47,6 +54,7 @@ fn main() -> ExitCode {
             Area::Idle => ("idle", idle::measure()),
             Area::Engine => ("engine", engine::measure()),
             Area::Simulation => ("simulation", simulation::measure()),
+            Area::Store => ("store", store::measure()),
             Area::SimulationRelay => match simulation::relay() {
                 Ok(()) => return ExitCode::SUCCESS,
                 Err(error) => ("simulation-relay", Err(error)),
