@@ -212,7 +212,12 @@ impl Store {
     /// # Errors
     /// [`ImportError::Fault`] where this machine can't.
     pub fn import_bytes(&self, bytes: &[u8], durability: Durability) -> Result<BlobHash, ImportError> {
-        self.import_reader(bytes, durability).map(|(hash, _)| hash)
+        if bytes.len() as u64 > INLINE_BYTES_MAX {
+            return self.import_reader(bytes, durability).map(|(hash, _)| hash);
+        }
+        let hash = BlobHash::of(bytes);
+        self.commit_inline(&hash, bytes, durability.into())?;
+        Ok(hash)
     }
 
     /// Takes a copy of a file in, sharing its bytes where the file system can; the file stays as it is. Returns hash and
@@ -276,7 +281,7 @@ impl Store {
     ) -> Result<(BlobHash, u64), ImportError> {
         let mut first = Vec::new();
         let small = INLINE_BYTES_MAX as usize + 1;
-        fill(source, &mut first, small)?;
+        fill(source, &mut first, 0, small)?;
         if first.len() < small {
             let hash = BlobHash::of(&first);
             self.commit_inline(&hash, &first, level)?;
@@ -291,14 +296,13 @@ impl Store {
         if shared {
             // What is hashed is what the store has now, whatever becomes of the file.
             let mut clone = Watched { reader: StagedReader { file: &*data.file, at: 0 }, seen: &mut *source.seen };
-            first.clear();
-            fill(&mut clone, &mut first, STEP_BYTES)?;
+            fill(&mut clone, &mut first, 0, STEP_BYTES)?;
             let (root, tree, length) = self.stage_long(&mut clone, first, None)?;
             let hash = BlobHash::from(root);
             self.commit_staged(&hash, length, data, tree, level)?;
             return Ok((hash, length));
         }
-        fill(source, &mut first, STEP_BYTES)?;
+        fill(source, &mut first, small, STEP_BYTES)?;
         let (root, tree, length) = if first.len() < STEP_BYTES {
             let mut hashing = Hashing::new(self);
             hashing.update(&first)?;
@@ -349,8 +353,7 @@ impl Store {
                         break;
                     }
                     step = used_out.try_recv().unwrap_or_default();
-                    step.clear();
-                    fill(reader, &mut step, STEP_BYTES)?;
+                    fill(reader, &mut step, 0, STEP_BYTES)?;
                 }
                 Ok(length)
             };
@@ -452,10 +455,19 @@ fn sync(level: Level) -> Sync {
     if level == Level::Announced { Sync::Now } else { Sync::Later }
 }
 
-/// Reads until `buffer` has `wanted` bytes or the reader ends.
-fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, wanted: usize) -> Result<(), ImportError> {
-    let missing = wanted.saturating_sub(buffer.len()) as u64;
-    reader.by_ref().take(missing).read_to_end(buffer).map_err(|source| ImportError::Source { path: None, source })?;
+/// Reads behind the first `filled` bytes of `buffer` until it has `wanted` bytes or the reader ends; what else was in it is
+/// read over, so that a buffer which is used again need not be zeroed again.
+fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, mut filled: usize, wanted: usize) -> Result<(), ImportError> {
+    buffer.resize(wanted.max(filled), 0);
+    while filled < wanted {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(ImportError::Source { path: None, source }),
+        }
+    }
+    buffer.truncate(filled);
     Ok(())
 }
 
