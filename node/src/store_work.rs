@@ -20,7 +20,7 @@ use crate::api::{BlobCount, Problem, StoreAsk, StoreDone, StoreEvent, StoreStats
 use words::{damaged, export, fault, import, lay_out, read};
 
 /// How often progress is told.
-const TELL_EVERY: Duration = Duration::from_millis(100);
+pub const TELL_EVERY: Duration = Duration::from_millis(100);
 /// What the names of pins that people make begin with. The node's own begin otherwise.
 const PIN_PREFIX: &str = "yours/";
 

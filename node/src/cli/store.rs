@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use barnraiser_store::Store;
 use futures::TryStreamExt as _;
@@ -167,16 +168,19 @@ impl Work<'_> {
                 self.follow(events, &bar, |_| Ok(())).await
             }
             Keeper::Node(client) => {
-                let (out, shown, mut taken) = (self.here.out, bar.clone(), 0);
+                let (out, shown) = (self.here.out, bar.clone());
+                let (mut taken, mut told) = (0, Instant::now());
                 let input = io::stdin().as_fd().try_clone_to_owned();
                 let input = input.map_err(|error| Problem::usage(format!("standard input can't be read: {error}")))?;
                 let input = tokio::fs::File::from_std(std::fs::File::from(input));
-                let input = ReaderStream::with_capacity(input, PIECE_BYTES).and_then(move |piece| {
+                let input = ReaderStream::with_capacity(input, PIECE_BYTES).inspect_ok(move |piece| {
                     taken += piece.len() as u64;
                     shown.at(taken, None);
-                    // That it can't be shown is seen when the result is.
-                    let _ = out.stream("progress", &json!({ "done": taken, "length": null }));
-                    std::future::ready(Ok(piece))
+                    if told.elapsed() >= store_work::TELL_EVERY {
+                        told = Instant::now();
+                        // That it can't be shown is seen when the result is.
+                        let _ = out.stream("progress", &json!({ "done": taken, "length": null }));
+                    }
                 });
                 client.post_stream("/api/v1/store/add", input).await
             }
