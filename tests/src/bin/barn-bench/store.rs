@@ -1,8 +1,9 @@
 //! The store: taking in a large file beside `cp` and `b3sum`, which together do what an import does, and many small blobs.
 //! Everything lies in one folder of one file system, and the source is in the page cache for everybody.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -30,8 +31,6 @@ const GOAL_MEMORY_MIB: f64 = 64.0;
 const GOAL_SMALL: f64 = 20_000.0;
 /// Seconds until a store with all the small blobs is open.
 const GOAL_START_S: f64 = 1.0;
-/// What all of this says of its rows; nothing here goes over a network.
-const KIND: &str = "verified";
 
 /// Bytes that do not compress, at the speed of memory.
 struct Noise(u64);
@@ -98,20 +97,51 @@ fn memory_mib(what: &str) -> anyhow::Result<f64> {
     Ok(line.split_whitespace().next().context("no figure")?.parse::<f64>()? / 1024.0)
 }
 
-/// Seconds of each round.
-#[derive(Default)]
-struct Rounds {
-    copied: Vec<f64>,
-    copied_synced: Vec<f64>,
-    cached: Vec<f64>,
-    announced: Vec<f64>,
-    growth_mib: Vec<f64>,
-    served: Vec<f64>,
+/// Ways from a file to a verified copy of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// Copied; nothing is synced.
+    Copied,
+    /// Copied and synced.
+    Synced,
+    /// By a reflink, not synced.
+    Shared,
 }
 
-/// Ratios of rounds, `theirs` by `ours`: how many times as fast ours is.
-fn ratios(theirs: &[f64], ours: &[f64]) -> Vec<f64> {
-    theirs.iter().zip(ours).map(|(theirs, ours)| theirs / ours).collect()
+/// Seconds of each round, and those of all processors.
+#[derive(Debug, Default)]
+struct Times {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl Times {
+    /// Runs `work`, and counts what it and its children took.
+    fn count<T>(&mut self, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let before = cpu_s()?;
+        let (seconds, done) = time(work)?;
+        self.wall.push(seconds);
+        self.cpu.push(cpu_s()? - before);
+        Ok(done)
+    }
+
+    /// GiB a second of the median round.
+    fn rate(&self) -> f64 {
+        1.0 / median(&self.wall)
+    }
+
+    fn text(&self) -> String {
+        format!("{:.2} GiB/s, {:.2} CPU seconds", self.rate(), median(&self.cpu))
+    }
+}
+
+/// CPU time of this process and of its children that have ended, in seconds.
+fn cpu_s() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let behind_name = stat.rsplit_once(')').context("no process")?.1;
+    let ticks = behind_name.split_whitespace().skip(11).take(4).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+    // USER_HZ, which Linux fixes for user space on all architectures that we run on.
+    Ok(ticks / 100.0)
 }
 
 fn median(samples: &[f64]) -> f64 {
@@ -120,67 +150,83 @@ fn median(samples: &[f64]) -> f64 {
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// 1 GiB.
+/// What was measured of 1 GiB.
+#[derive(Default)]
+struct Large {
+    ours: BTreeMap<Way, Times>,
+    theirs: BTreeMap<Way, Times>,
+    growth_mib: Vec<f64>,
+    served: Times,
+}
+
+/// 1 GiB, each way.
 fn large(folder: &Path) -> anyhow::Result<Vec<Figure>> {
     let source = folder.join("source");
     io::copy(&mut Noise(1).take(LENGTH), &mut File::create(&source)?)?;
     // What is still to be written would be written while others are measured.
     File::open(&source)?.sync_all()?;
     let peer = b3sum();
-    let mut rounds = Rounds::default();
+    let program = peer.as_ref().ok().map(|(program, _)| program.as_path());
+    let shares = Command::new("cp").arg("--reflink=always").arg(&source).arg(folder.join("copy")).output()?;
+    let _ = std::fs::remove_file(folder.join("copy"));
+    let ways: &[Way] = if shares.status.success() { &[Way::Copied, Way::Synced, Way::Shared] } else { &[Way::Copied, Way::Synced] };
+    let mut measured = Large::default();
     for round in 0..ROUNDS {
-        let mut expected = None;
-        if let Ok((program, _)) = &peer {
-            let copy = folder.join("copy");
-            for synced in [false, true] {
-                let (seconds, sum) = time(|| {
-                    run(Command::new("cp").arg("--reflink=never").arg(&source).arg(&copy))?;
-                    if synced {
-                        run(Command::new("sync").arg("-d").arg(&copy))?;
-                    }
-                    run(Command::new(program).arg("--no-names").arg(&copy))
-                })?;
-                if synced {
-                    rounds.copied_synced.push(seconds)
-                } else {
-                    rounds.copied.push(seconds)
+        for way in ways {
+            let mut sums = Vec::new();
+            // Who comes first alternates: what one leaves behind in memory or to be written, the next finds.
+            for ours in [round % 2 == 0, round % 2 != 0] {
+                if ours {
+                    sums.push(import(folder, &source, *way, &mut measured)?.to_string());
+                } else if let Some(program) = program {
+                    sums.push(copy_and_sum(folder, &source, *way, program, &mut measured)?);
                 }
-                std::fs::remove_file(&copy)?;
-                expected = Some(sum.trim().to_owned());
             }
+            ensure!(sums.windows(2).all(|pair| pair[0] == pair[1]), "the store's hash is not that of b3sum: {sums:?}");
         }
-        let got = import_both(folder, &source, round, &mut rounds)?;
-        ensure!(expected.is_none_or(|expected| expected == got.to_string()), "the store's hash is not that of b3sum");
     }
     std::fs::remove_file(&source)?;
-    Ok(of_rounds(rounds, peer))
+    Ok(figures(measured, peer, &String::from_utf8_lossy(&shares.stderr)))
 }
 
-/// Imports the file into new stores: cached, then announced.
-fn import_both(folder: &Path, source: &Path, round: usize, rounds: &mut Rounds) -> anyhow::Result<BlobHash> {
-    let mut last = None;
-    for durability in [Durability::Cached, Durability::Announced] {
-        let root = folder.join("store");
-        let store = Store::open(&root)?;
-        // The greatest memory is counted anew from here.
-        std::fs::write("/proc/self/clear_refs", "5").context("the kernel can't count the greatest memory anew")?;
-        let before = memory_mib("VmRSS")?;
-        let (seconds, (hash, length)) = time(|| Ok(store.import_file(source, durability)?))?;
-        ensure!(length == LENGTH, "{length} bytes were taken in");
-        rounds.growth_mib.push(memory_mib("VmHWM")? - before);
-        match durability {
-            Durability::Cached => rounds.cached.push(seconds),
-            Durability::Announced => rounds.announced.push(seconds),
+/// `cp`, then `b3sum`.
+fn copy_and_sum(folder: &Path, source: &Path, way: Way, program: &Path, measured: &mut Large) -> anyhow::Result<String> {
+    let copy = folder.join("copy");
+    let sum = measured.theirs.entry(way).or_default().count(|| {
+        let reflink = if way == Way::Shared { "--reflink=always" } else { "--reflink=never" };
+        run(Command::new("cp").arg(reflink).arg(source).arg(&copy))?;
+        if way == Way::Synced {
+            run(Command::new("sync").arg("--data").arg(&copy))?;
         }
-        if durability == Durability::Announced {
-            rounds.served.push(time(|| serve(&store, &hash))?.0);
-        }
-        drop(store);
-        std::fs::remove_dir_all(&root)?;
-        ensure!(last.is_none_or(|last| last == hash), "round {round}: one file has two hashes");
-        last = Some(hash);
+        run(Command::new(program).arg("--no-names").arg(&copy))
+    })?;
+    std::fs::remove_file(&copy)?;
+    Ok(sum.trim().to_owned())
+}
+
+/// An import into a new store.
+fn import(folder: &Path, source: &Path, way: Way, measured: &mut Large) -> anyhow::Result<BlobHash> {
+    let root = folder.join("store");
+    let store = Store::open(&root)?;
+    // The greatest memory is counted anew from here.
+    std::fs::write("/proc/self/clear_refs", "5").context("the kernel can't count the greatest memory anew")?;
+    let before = memory_mib("VmRSS")?;
+    let (hash, length) = measured.ours.entry(way).or_default().count(|| {
+        Ok(match way {
+            // A reader has no bytes to share.
+            Way::Copied => store.import_reader(File::open(source)?, Durability::Cached)?,
+            Way::Synced => store.import_reader(File::open(source)?, Durability::Announced)?,
+            Way::Shared => store.import_file(source, Durability::Cached)?,
+        })
+    })?;
+    ensure!(length == LENGTH, "{length} bytes were taken in");
+    measured.growth_mib.push(memory_mib("VmHWM")? - before);
+    if way == Way::Copied {
+        measured.served.count(|| serve(&store, &hash))?;
     }
-    last.context("nothing was imported")
+    drop(store);
+    std::fs::remove_dir_all(&root)?;
+    Ok(hash)
 }
 
 /// Reads a blob as its peers get it: every unit with its proof.
@@ -193,55 +239,69 @@ fn serve(store: &Store, hash: &BlobHash) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn of_rounds(rounds: Rounds, peer: anyhow::Result<(PathBuf, String)>) -> Vec<Figure> {
-    let gib_a_second = |seconds: &[f64]| 1.0 / median(seconds);
-    let mut figures = Vec::new();
+fn figures(measured: Large, peer: anyhow::Result<(PathBuf, String)>, unshared: &str) -> Vec<Figure> {
     let rows = [
         (
             "store.import_vs_cp_b3sum",
-            "cached (as `cp`, nothing is synced)",
+            Way::Copied,
+            "verified, not synced: 1 GiB by copy (no reflink, no link), durability class cached",
             "`cp`, then `b3sum` of the copy",
-            &rounds.copied,
-            &rounds.cached,
         ),
         (
             "store.import_announced_vs_cp_sync_b3sum",
-            "announced (synced, with its name and entry)",
-            "`cp`, `sync -d`, then `b3sum` of the copy",
-            &rounds.copied_synced,
-            &rounds.announced,
+            Way::Synced,
+            "verified, synced: 1 GiB by copy (no reflink, no link), durability class announced, its name and entry synced too",
+            "`cp`, `sync --data`, then `b3sum` of the copy",
+        ),
+        (
+            "store.import_reflink_vs_cp_b3sum",
+            Way::Shared,
+            "verified, not synced: 1 GiB by reflink, durability class cached",
+            "`cp --reflink=always`, then `b3sum` of the copy",
         ),
     ];
-    for (name, class, theirs, copied, imported) in rows {
-        match &peer {
-            Ok((_, version)) => {
-                let note = format!(
-                    "{KIND}; 1 GiB by copy (no reflink, no link), {class}: {:.2} GiB/s, against {theirs}: {:.2} GiB/s ({version}); \
-                     the ratio of each round",
-                    gib_a_second(imported),
-                    gib_a_second(copied),
-                );
-                let mut figure = Figure::higher(name, "times", GOAL_IMPORT, ratios(copied, imported), note);
-                figure.against.insert("cp+b3sum GiB/s", Some(gib_a_second(copied)));
-                figures.push(figure);
-            }
-            Err(error) => {
-                let alone = gib_a_second(imported);
-                let note = format!("{KIND}; b3sum could not be set up: {error:#}; the import alone, {class}: {alone:.2} GiB/s");
-                figures.push(Figure::missing(name, "times", GOAL_IMPORT, note));
-            }
+    let mut figures: Vec<Figure> =
+        rows.into_iter().map(|(name, way, what, how)| row(&measured, name, way, what, how, &peer, unshared)).collect();
+    let note = "the greatest resident memory during an import of 1 GiB less that before it; the worst of all imports above".to_owned();
+    figures.push(Figure::worst("store.import_memory", "MiB", GOAL_MEMORY_MIB, measured.growth_mib, note));
+    let note = format!(
+        "verified: the same 1 GiB read as peers get it, unit by unit with proofs, by one thread: {}; nothing was promised of it",
+        measured.served.text()
+    );
+    let rates: Vec<f64> = measured.served.wall.iter().map(|seconds| 1.0 / seconds).collect();
+    let spread = [rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max)];
+    let shown = Figure::shown("store.serve", "GiB/s", measured.served.rate(), rates.len(), spread, note);
+    figures.push(Figure { better: "higher", ..shown });
+    figures
+}
+
+/// How many times as fast as its peer an import is.
+fn row(
+    measured: &Large,
+    name: &'static str,
+    way: Way,
+    what: &str,
+    how: &str,
+    peer: &anyhow::Result<(PathBuf, String)>,
+    unshared: &str,
+) -> Figure {
+    let Some(ours) = measured.ours.get(&way) else {
+        let note = format!("{what}: this file system shares no bytes between files ({})", unshared.trim());
+        return Figure::missing(name, "times", GOAL_IMPORT, note);
+    };
+    match (measured.theirs.get(&way), peer) {
+        (Some(theirs), Ok((_, version))) => {
+            let ratios = theirs.wall.iter().zip(&ours.wall).map(|(theirs, ours)| theirs / ours).collect();
+            let note = format!("{what}: {}; {how} ({version}): {}; the ratio of each round", ours.text(), theirs.text());
+            let mut figure = Figure::higher(name, "times", GOAL_IMPORT, ratios, note);
+            figure.against.insert("cp+b3sum (GiB/s)", Some(theirs.rate()));
+            figure
+        }
+        (_, peer) => {
+            let why = peer.as_ref().err().map_or_else(String::new, |error| format!("{error:#}"));
+            Figure::missing(name, "times", GOAL_IMPORT, format!("{what}: {}, alone, since b3sum could not be set up: {why}", ours.text()))
         }
     }
-    let note = format!("{KIND}; the greatest resident memory during an import of 1 GiB less that before it; the worst of both classes");
-    figures.push(Figure::worst("store.import_memory", "MiB", GOAL_MEMORY_MIB, rounds.growth_mib, note));
-    let spread = [&rounds.served].map(|served| {
-        let rates = served.iter().map(|seconds| 1.0 / seconds);
-        [rates.clone().fold(f64::INFINITY, f64::min), rates.fold(0.0, f64::max)]
-    })[0];
-    let note = format!("{KIND}; the same 1 GiB read as peers get it, unit by unit with proofs, on one core; nothing was promised of it");
-    let served = gib_a_second(&rounds.served);
-    figures.push(Figure { better: "higher", ..Figure::shown("store.serve", "GiB/s", served, rounds.served.len(), spread, note) });
-    figures
 }
 
 /// Many small blobs, and the start of a store that has them.
@@ -266,11 +326,12 @@ fn small(folder: &Path) -> anyhow::Result<Vec<Figure>> {
         ensure!(stats.blobs == SMALL, "{} blobs are there", stats.blobs);
         drop(store);
         std::fs::remove_dir_all(&root)?;
-        io::stderr().flush()?;
     }
-    let note =
-        format!("{KIND}; {SMALL} different blobs of {SMALL_BYTES} bytes that do not compress, one call each from one thread, cached");
-    let start = format!("a store with {SMALL} blobs of {SMALL_BYTES} bytes (cached), closed and opened again, its files in the page cache");
+    let note = format!(
+        "verified, not synced: {SMALL} different blobs of {SMALL_BYTES} bytes that do not compress, one call each from one thread, class cached"
+    );
+    let start =
+        format!("a store with {SMALL} blobs of {SMALL_BYTES} bytes (class cached), closed and opened again, its files in the page cache");
     Ok(vec![
         Figure::higher("store.small_blobs", "blobs/s", GOAL_SMALL, rates, note),
         Figure::lower("store.start", "s", GOAL_START_S, starts, start),
