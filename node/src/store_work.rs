@@ -34,7 +34,7 @@ pub type Tell<'a> = &'a mut dyn FnMut(StoreEvent) -> ControlFlow<()>;
 pub fn run(store: &Store, ask: &StoreAsk, tell: Tell<'_>) -> Result<StoreDone, Problem> {
     match ask {
         StoreAsk::Add { path } => add(store, path, tell),
-        StoreAsk::Get { hash, to, tree } => get(store, hash, to, *tree),
+        StoreAsk::Get { hash, to, tree } => get(store, hash, to, *tree, tell),
         StoreAsk::Ls { beginning } => list(store, beginning, tell),
         StoreAsk::Pin { hash, tree } => pin(store, hash, *tree),
         StoreAsk::Unpin { hash, tree, release } => unpin(store, hash, *tree, *release),
@@ -156,14 +156,15 @@ fn tree_bytes(tree: &Tree) -> u64 {
     files.fold(0, u64::saturating_add)
 }
 
-fn get(store: &Store, hash: &str, to: &Path, tree: bool) -> Result<StoreDone, Problem> {
-    let hash = find(store, hash)?.hash;
+fn get(store: &Store, hash: &str, to: &Path, tree: bool, tell: Tell<'_>) -> Result<StoreDone, Problem> {
+    let BlobInfo { hash, length, .. } = find(store, hash)?;
     if tree {
         let manifest = store.tree(&hash).map_err(lay_out)?;
         let entries = store.lay_out(&hash, to, &LayOut::default()).map_err(lay_out)?;
         return Ok(StoreDone::Written { hash, to: to.to_owned(), length: tree_bytes(&manifest), entries: Some(entries) });
     }
-    let length = store.export(&hash, to).map_err(|error| export(to, error))?;
+    let mut seen = Seen::new(Some(length), tell);
+    let length = store.export_watched(&hash, to, &mut |count| seen.more(count)).map_err(|error| export(to, error))?;
     Ok(StoreDone::Written { hash, to: to.to_owned(), length, entries: None })
 }
 

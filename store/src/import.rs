@@ -31,7 +31,7 @@ const STEPS_AHEAD: usize = 3;
 /// The longest hash tree that is kept in the database (of a blob of 4 MiB); it saves a file and its sync.
 pub(crate) const TREE_INLINE_MAX: usize = 16 << 10;
 
-/// Is told how many bytes were read since it was told last; may call the import off.
+/// Is told how many bytes were read since it was told last; may call off what reads them.
 pub type Seen<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
 /// A reader that tells how much was read.

@@ -24,6 +24,11 @@ impl Bar {
         }))
     }
 
+    /// No bar, for what is done at once or prints as it goes.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
     /// So many bytes are done, of so many where that is known.
     pub fn at(&self, done: u64, length: Option<u64>) {
         let Some(bar) = &self.0 else { return };

@@ -142,7 +142,7 @@ impl Work<'_> {
 
     /// A command that is answered at once.
     async fn answer(&self, ask: StoreAsk) -> CommandResult {
-        let bar = Bar::new(&self.here.out, "");
+        let bar = Bar::none();
         let done = self.follow(self.keeper.ask(ask).await?, &bar, |_| Ok(())).await;
         bar.end();
         let done = done?;
@@ -267,10 +267,10 @@ impl Work<'_> {
 
     /// Why the node broke off, where it was damage: it says so when it is asked anew.
     async fn why_broken(&self, hash: String) -> Option<Problem> {
-        let pin = self.keeper.ask(StoreAsk::Ls { beginning: hash }).await.ok()?;
+        let events = self.keeper.ask(StoreAsk::Ls { beginning: hash }).await.ok()?;
         let mut damaged = None;
-        let bar = Bar::new(&self.here.out, "");
-        let listed = self.follow(pin, &bar, |event| {
+        let bar = Bar::none();
+        let listed = self.follow(events, &bar, |event| {
             if let StoreEvent::Blob(blob) = event
                 && blob.damaged
             {
@@ -285,8 +285,7 @@ impl Work<'_> {
 
     async fn list(&self, beginning: String) -> CommandResult {
         let (out, now) = (self.here.out, now());
-        let bar = Bar::new(&out, "");
-        bar.end();
+        let bar = Bar::none();
         let mut any = false;
         let done = self.follow(self.keeper.ask(StoreAsk::Ls { beginning }).await?, &bar, |event| {
             let StoreEvent::Blob(blob) = event else { return Ok(()) };
