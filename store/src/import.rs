@@ -17,7 +17,7 @@ use barnraiser_protocol::id::BlobHash;
 use blake3::Hash;
 use rocksdb::WriteBatch;
 
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, PIECE_BYTES};
 use crate::error::{Fault, ImportError};
 use crate::geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX};
 use crate::hashing::TreeBuilder;
@@ -26,9 +26,6 @@ use crate::store::{Durability, Store, now_s};
 
 /// Bytes that are hashed at once; a multiple of the group.
 const STEP_BYTES: usize = 1 << 20;
-/// Bytes that are read and written at once. They are still in the processor's cache when they are written, and the file
-/// system keeps them in pages that it has at hand: larger writes cost it up to twice the time.
-const PIECE_BYTES: usize = 128 << 10;
 /// Steps that may be on their way from the reader to the hashing thread.
 const STEPS_AHEAD: usize = 3;
 /// The longest hash tree that is kept in the database (of a blob of 4 MiB); it saves a file and its sync.
@@ -347,6 +344,7 @@ impl Store {
                 let (mut filled, mut step, mut length) = (first.len(), first, 0u64);
                 loop {
                     step.resize(STEP_BYTES, 0);
+                    // Read as it is written: what was read is in the processor's cache yet.
                     let mut taken = 0;
                     for end in (PIECE_BYTES..=STEP_BYTES).step_by(PIECE_BYTES) {
                         if filled < end {
@@ -358,6 +356,10 @@ impl Store {
                         }
                         length += (here - taken) as u64;
                         taken = here;
+                        if taken < end {
+                            // Not asked again once it has ended: a terminal would wait for more.
+                            break;
+                        }
                     }
                     if length > BLOB_BYTES_MAX {
                         return Err(ImportError::TooLong);
