@@ -76,7 +76,7 @@ pub(super) async fn bytes(State(daemon): State<Arc<Daemon>>, Path(hash): Path<St
     tokio::task::spawn_blocking(move || {
         let mut writer = BufWriter::with_capacity(PIECE_BYTES, Handed(pieces.clone()));
         let written = store_work::write(&store, &info.hash, &mut writer)
-            .and_then(|_| Ok(writer.flush().map_err(|error| Problem::failed(error.to_string()))?));
+            .and_then(|_| writer.flush().map_err(|error| Problem::failed(error.to_string())));
         if let Err(problem) = written {
             // Breaks the answer off, which is shorter than was said then.
             let _ = pieces.blocking_send(Err(io::Error::other(problem.message)));
