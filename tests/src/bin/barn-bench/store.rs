@@ -286,7 +286,8 @@ fn row(
     unshared: &str,
 ) -> Figure {
     let Some(ours) = measured.ours.get(&way) else {
-        let note = format!("{what}: this file system shares no bytes between files ({})", unshared.trim());
+        let note =
+            format!("{what}: this file system shares no bytes between files ({})", unshared.rsplit(": ").next().unwrap_or_default().trim());
         return Figure::missing(name, "times", GOAL_IMPORT, note);
     };
     match (measured.theirs.get(&way), peer) {
