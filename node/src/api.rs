@@ -4,6 +4,8 @@
 //! id or any unique prefix. Errors are [`Problem`] with a status from which the exit code follows
 //! ([`Problem::exit_code`]).
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, Op
 use barnraiser_protocol::policy::Policy;
 use barnraiser_protocol::record::payload::Priority;
 use barnraiser_protocol::time::Timestamp;
+
+pub use store::{BlobCount, StoreAsk, StoreDone, StoreEvent, StoreStats, StoredBlob};
 
 /// Version of the JSON documents.
 pub const VERSION: u32 = 1;

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use futures::{Stream, TryStreamExt as _};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Request, Response, StatusCode};
@@ -101,8 +102,38 @@ impl Client {
         Ok(Lines::new(self.send(Method::POST, path, json(body)?).await?.into_body()))
     }
 
+    /// The answer to a `POST` of bytes that come as they come, JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; the node sees that the bytes break off where they end with an error.
+    pub async fn post_stream<S, T>(&self, path: &str, bytes: S) -> Result<T, Problem>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+        T: DeserializeOwned,
+    {
+        let body = StreamBody::new(bytes.map_ok(Frame::data));
+        let response = self.send_body(Method::POST, path, body).await?;
+        parse(&whole(response.into_body(), ANSWER_BYTES_MAX).await?)
+    }
+
+    /// The answer to a `GET` in pieces, as they come.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_pieces(&self, path: &str) -> Result<Pieces, Problem> {
+        Ok(Pieces(self.send(Method::GET, path, Bytes::new()).await?.into_body()))
+    }
+
     /// A response whose status is a success.
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Problem> {
+        self.send_body(method, path, Full::new(body)).await
+    }
+
+    async fn send_body<B>(&self, method: Method, path: &str, body: B) -> Result<Response<Incoming>, Problem>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| unconnected(&self.socket, &error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         // It ends by itself when the response has been read or dropped.
@@ -112,7 +143,7 @@ impl Client {
             }
         });
         let request = Request::builder().method(method).uri(path).header(HOST, "barn").header(CONTENT_TYPE, "application/json");
-        let request = request.body(Full::new(body)).map_err(|error| Problem::usage(format!("{path:?} can't be asked for: {error}")))?;
+        let request = request.body(body).map_err(|error| Problem::usage(format!("{path:?} can't be asked for: {error}")))?;
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         if response.status().is_success() {
             return Ok(response);
@@ -120,6 +151,25 @@ impl Client {
         let status = response.status();
         let body = whole(response.into_body(), PROBLEM_BYTES_MAX).await?;
         Err(refusal(status, &body))
+    }
+}
+
+/// The bytes of an answer, piece by piece.
+#[derive(Debug)]
+pub struct Pieces(Incoming);
+
+impl Pieces {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Problem`] where the node broke off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        while let Some(frame) = self.0.frame().await {
+            if let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }
 

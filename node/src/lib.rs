@@ -8,4 +8,5 @@ pub mod demo;
 pub mod home;
 pub mod platform;
 pub mod sources;
+pub mod store_work;
 pub mod submit;

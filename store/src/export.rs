@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufWriter, Write as _};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use barnraiser_protocol::id::BlobHash;
 
 use crate::disk::reflink;
 use crate::error::{Fault, ReadError};
+use crate::import::Seen;
 use crate::store::Store;
 use crate::verify::{Bytes, Item};
 
@@ -22,6 +24,14 @@ impl Store {
     /// # Errors
     /// [`ReadError`]; the path then holds what it held before.
     pub fn export(&self, hash: &BlobHash, to: &Path) -> Result<u64, ReadError> {
+        self.export_watched(hash, to, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Store::export`]; `seen` is told how many bytes were proven since it was told last, and may call it off.
+    ///
+    /// # Errors
+    /// As [`Store::export`].
+    pub fn export_watched(&self, hash: &BlobHash, to: &Path, seen: Seen<'_>) -> Result<u64, ReadError> {
         let name = to.file_name().ok_or_else(|| Fault::io("write to", to, 0, io::ErrorKind::IsADirectory.into()))?;
         let mut part_name = std::ffi::OsString::from(".");
         part_name.push(name);
@@ -29,7 +39,7 @@ impl Store {
         let part = to.with_file_name(part_name);
         let _removal = RemoveOnDrop(part.clone());
         let file = fs::File::create(&part).map_err(|source| Fault::io("create", &part, 4096, source))?;
-        let length = self.copy_to(hash, &file, &part)?;
+        let length = self.copy_to(hash, &file, &part, seen)?;
         fs::rename(&part, to).map_err(|source| Fault::io("rename to", to, 4096, source))?;
         Ok(length)
     }
@@ -52,18 +62,25 @@ impl Store {
 
     /// Fills an empty file with a blob. Where the file system can, the bytes are shared instead of copied, after they
     /// were proven.
-    pub(crate) fn copy_to(&self, hash: &BlobHash, file: &fs::File, path: &Path) -> Result<u64, ReadError> {
+    pub(crate) fn copy_to(&self, hash: &BlobHash, file: &fs::File, path: &Path, seen: Seen<'_>) -> Result<u64, ReadError> {
         let opened = self.open_blob(hash)?;
+        let mut proven = |bytes: &[u8]| match seen(bytes.len() as u64) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(io::Error::other("it was called off")),
+        };
         if let Some(descriptor) = descriptor(&opened.data)
             && reflink(file.as_fd(), descriptor).map_err(|source| Fault::io("share bytes with", path, opened.length, source))?
         {
-            self.walk_blob(&opened, &ChunkRanges::all(), &mut |_| Ok(()))?;
+            self.walk_blob(&opened, &ChunkRanges::all(), &mut |item| match item {
+                Item::Pair(_) => Ok(()),
+                Item::Group(bytes) => proven(bytes),
+            })?;
             return Ok(opened.length);
         }
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES.min(opened.length as usize + 1), file);
         let written = self.walk_blob(&opened, &ChunkRanges::all(), &mut |item| match item {
             Item::Pair(_) => Ok(()),
-            Item::Group(bytes) => writer.write_all(bytes),
+            Item::Group(bytes) => writer.write_all(bytes).and_then(|()| proven(bytes)),
         });
         let failed = |source| ReadError::from(Fault::io("write", path, opened.length, source));
         match written {

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -15,19 +17,52 @@ use barnraiser_protocol::id::BlobHash;
 use blake3::Hash;
 use rocksdb::WriteBatch;
 
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, PIECE_BYTES};
 use crate::error::{Fault, ImportError};
 use crate::geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX};
 use crate::hashing::TreeBuilder;
 use crate::metadata::{BlobEntry, Class, Family, Place, State, Sync};
 use crate::store::{Durability, Store, now_s};
 
-/// Bytes that are read, hashed and written at once; a multiple of the group.
+/// Bytes that are hashed at once; a multiple of the group.
 const STEP_BYTES: usize = 1 << 20;
 /// Steps that may be on their way from the reader to the hashing thread.
 const STEPS_AHEAD: usize = 3;
 /// The longest hash tree that is kept in the database (of a blob of 4 MiB); it saves a file and its sync.
 pub(crate) const TREE_INLINE_MAX: usize = 16 << 10;
+
+/// Is told how many bytes were read since it was told last; may call off what reads them.
+pub type Seen<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+
+/// A reader that tells how much was read.
+struct Watched<'a, R> {
+    reader: R,
+    seen: Seen<'a>,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        match (self.seen)(count as u64) {
+            ControlFlow::Continue(()) => Ok(count),
+            ControlFlow::Break(()) => Err(io::Error::other("it was called off")),
+        }
+    }
+}
+
+/// Reads what lies in a staged file.
+struct StagedReader<'a> {
+    file: &'a dyn DiskFile,
+    at: u64,
+}
+
+impl Read for StagedReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
 
 /// What is done for a blob before the call that brings it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +212,12 @@ impl Store {
     /// # Errors
     /// [`ImportError::Fault`] where this machine can't.
     pub fn import_bytes(&self, bytes: &[u8], durability: Durability) -> Result<BlobHash, ImportError> {
-        self.import_reader(bytes, durability).map(|(hash, _)| hash)
+        if bytes.len() as u64 > INLINE_BYTES_MAX {
+            return self.import_reader(bytes, durability).map(|(hash, _)| hash);
+        }
+        let hash = BlobHash::of(bytes);
+        self.commit_inline(&hash, bytes, durability.into())?;
+        Ok(hash)
     }
 
     /// Takes a copy of a file in, sharing its bytes where the file system can; the file stays as it is. Returns hash and
@@ -186,12 +226,20 @@ impl Store {
     /// # Errors
     /// [`ImportError`]: the file can't be read, is too long, or this machine can't.
     pub fn import_file(&self, path: &Path, durability: Durability) -> Result<(BlobHash, u64), ImportError> {
+        self.import_file_watched(path, durability, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Store::import_file`]; `seen` is told how many bytes were read since it was told last, and may call it off.
+    ///
+    /// # Errors
+    /// As [`Store::import_file`]; [`ImportError::Source`] where it was called off, and then nothing of it stays.
+    pub fn import_file_watched(&self, path: &Path, durability: Durability, seen: Seen<'_>) -> Result<(BlobHash, u64), ImportError> {
         let unreadable = |source| ImportError::Source { path: Some(path.to_owned()), source };
         let file = fs::File::open(path).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.is_dir() {
             return Err(unreadable(io::ErrorKind::IsADirectory.into()));
         }
-        self.import_opened(&file, durability).map_err(|error| match error {
+        self.import_opened_at(&file, durability.into(), seen).map_err(|error| match error {
             ImportError::Source { source, .. } => unreadable(source),
             other => other,
         })
@@ -202,7 +250,14 @@ impl Store {
     /// # Errors
     /// As [`Store::import_file`].
     pub fn import_opened(&self, file: &fs::File, durability: Durability) -> Result<(BlobHash, u64), ImportError> {
-        self.import_reader(file, durability)
+        self.import_opened_at(file, durability.into(), &mut |_| ControlFlow::Continue(()))
+    }
+
+    pub(crate) fn import_opened_at(&self, mut file: &fs::File, level: Level, seen: Seen<'_>) -> Result<(BlobHash, u64), ImportError> {
+        // Only a file has bytes to share, and only what is read from its beginning is all of it.
+        read_ahead(file.as_fd());
+        let whole = file.metadata().is_ok_and(|metadata| metadata.is_file()) && file.stream_position().is_ok_and(|at| at == 0);
+        self.import_source(&mut Watched { reader: file, seen }, whole.then(|| file.as_fd()), level)
     }
 
     /// Takes in all that `reader` gives, whose length need not be known, in constant memory. Returns hash and length in
@@ -214,18 +269,44 @@ impl Store {
         self.import_level(reader, durability.into())
     }
 
-    pub(crate) fn import_level(&self, mut reader: impl Read, level: Level) -> Result<(BlobHash, u64), ImportError> {
+    pub(crate) fn import_level(&self, reader: impl Read, level: Level) -> Result<(BlobHash, u64), ImportError> {
+        self.import_source(&mut Watched { reader, seen: &mut |_| ControlFlow::Continue(()) }, None, level)
+    }
+
+    /// Takes in what `source` gives, or shares the bytes of `share`, which is the same file, where the file system can.
+    fn import_source<R: Read>(
+        &self,
+        source: &mut Watched<'_, R>,
+        share: Option<BorrowedFd<'_>>,
+        level: Level,
+    ) -> Result<(BlobHash, u64), ImportError> {
         let mut first = Vec::new();
         let small = INLINE_BYTES_MAX as usize + 1;
-        fill(&mut reader, &mut first, small)?;
+        fill(source, &mut first, 0, small)?;
         if first.len() < small {
             let hash = BlobHash::of(&first);
             self.commit_inline(&hash, &first, level)?;
             return Ok((hash, first.len() as u64));
         }
         self.check_room("import a blob", first.len() as u64)?;
-        fill(&mut reader, &mut first, STEP_BYTES)?;
         let data = Staged::new(self)?;
+        let shared = match share {
+            Some(file) => data.file.reflink_from(file).map_err(|error| Fault::io("share bytes with", &data.path, 0, error))?,
+            None => false,
+        };
+        if shared {
+            // What is hashed is what the store has now, whatever becomes of the file.
+            if let Some(descriptor) = data.file.descriptor() {
+                read_ahead(descriptor);
+            }
+            let mut clone = Watched { reader: StagedReader { file: &*data.file, at: 0 }, seen: &mut *source.seen };
+            fill(&mut clone, &mut first, 0, STEP_BYTES)?;
+            let (root, tree, length) = self.stage_long(&mut clone, first, None)?;
+            let hash = BlobHash::from(root);
+            self.commit_staged(&hash, length, data, tree, level)?;
+            return Ok((hash, length));
+        }
+        fill(source, &mut first, small, STEP_BYTES)?;
         let (root, tree, length) = if first.len() < STEP_BYTES {
             let mut hashing = Hashing::new(self);
             hashing.update(&first)?;
@@ -233,19 +314,19 @@ impl Store {
             let (root, tree) = hashing.finish()?;
             (root, tree, first.len() as u64)
         } else {
-            self.stage_long(&mut reader, first, &data)?
+            self.stage_long(source, first, Some(&data))?
         };
         let hash = BlobHash::from(root);
         self.commit_staged(&hash, length, data, tree, level)?;
         Ok((hash, length))
     }
 
-    /// Reads and writes on this thread while another one hashes.
+    /// Reads, and writes to `copy_to` where there is one, on this thread while another one hashes.
     fn stage_long<'a>(
         &'a self,
         reader: &mut impl Read,
         first: Vec<u8>,
-        data: &Staged<'_>,
+        copy_to: Option<&Staged<'_>>,
     ) -> Result<(Hash, StagedTree<'a>, u64), ImportError> {
         thread::scope(|scope| {
             let (full_in, full_out) = mpsc::sync_channel::<Vec<u8>>(STEPS_AHEAD);
@@ -260,22 +341,40 @@ impl Store {
                 hashing.finish()
             });
             let copy = || {
-                let (mut step, mut length) = (first, 0u64);
-                while !step.is_empty() {
-                    data.write_at(&step, length)?;
-                    length += step.len() as u64;
+                let (mut filled, mut step, mut length) = (first.len(), first, 0u64);
+                loop {
+                    step.resize(STEP_BYTES, 0);
+                    // Read as it is written: what was read is in the processor's cache yet.
+                    let mut taken = 0;
+                    for end in (PIECE_BYTES..=STEP_BYTES).step_by(PIECE_BYTES) {
+                        if filled < end {
+                            filled += read_full(reader, &mut step[filled..end])?;
+                        }
+                        let here = filled.min(end);
+                        if let Some(data) = copy_to {
+                            data.write_at(&step[taken..here], length)?;
+                        }
+                        length += (here - taken) as u64;
+                        taken = here;
+                        if taken < end {
+                            // Not asked again once it has ended: a terminal would wait for more.
+                            break;
+                        }
+                    }
                     if length > BLOB_BYTES_MAX {
                         return Err(ImportError::TooLong);
                     }
-                    let last = step.len() < STEP_BYTES;
-                    if full_in.send(step).is_err() || last {
-                        // The hashing thread ended early: its fault is seen below.
+                    step.truncate(taken);
+                    if full_in.send(step).is_err() || taken < STEP_BYTES {
+                        // The hashing thread ended early, and its fault is seen below; or that was all.
                         break;
                     }
-                    self.check_room("import a blob", STEP_BYTES as u64)?;
+                    if copy_to.is_some() {
+                        self.check_room("import a blob", STEP_BYTES as u64)?;
+                    }
+                    // As long as it was, so that it is not zeroed again.
                     step = used_out.try_recv().unwrap_or_default();
-                    step.clear();
-                    fill(reader, &mut step, STEP_BYTES)?;
+                    filled = 0;
                 }
                 Ok(length)
             };
@@ -377,11 +476,33 @@ fn sync(level: Level) -> Sync {
     if level == Level::Announced { Sync::Now } else { Sync::Later }
 }
 
-/// Reads until `buffer` has `wanted` bytes or the reader ends.
-fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, wanted: usize) -> Result<(), ImportError> {
-    let missing = wanted.saturating_sub(buffer.len()) as u64;
-    reader.by_ref().take(missing).read_to_end(buffer).map_err(|source| ImportError::Source { path: None, source })?;
+/// Says that the file is read from its beginning to its end, so that more is read ahead. A hint: what can't take it needs none.
+fn read_ahead(file: BorrowedFd<'_>) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
+}
+
+/// Reads behind the first `filled` bytes of `buffer` until it has `wanted` bytes or the reader ends; what else was in it is
+/// read over.
+fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, filled: usize, wanted: usize) -> Result<(), ImportError> {
+    buffer.resize(wanted.max(filled), 0);
+    let count = read_full(reader, &mut buffer[filled..])?;
+    buffer.truncate(filled + count);
     Ok(())
 }
 
+/// Reads until `buffer` is full or the reader ends. Returns how many bytes were read.
+fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> Result<usize, ImportError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(ImportError::Source { path: None, source }),
+        }
+    }
+    Ok(filled)
+}
+
+const _: () = assert!(STEP_BYTES.is_multiple_of(PIECE_BYTES), "a step that is not full must be the last");
 const _: () = assert!(STEP_BYTES.is_multiple_of(GROUP_BYTES as usize), "steps must be whole groups, or the tree would be wrong");

@@ -15,6 +15,8 @@ mod jobs;
 mod operators;
 #[path = "e2e/peers.rs"]
 mod peers;
+#[path = "e2e/store.rs"]
+mod store;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 mod network;
 mod online;
+mod store;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub use online::{
     BatchArgs, CancelArgs, DemoArgs, FetchArgs, JobArgs, LogArgs, OnlineCommand, PauseArgs, ProposeArgs, PublishArgs, ReleaseOnline,
     ReleaseShowArgs, RetryArgs, RunArgs, SubmitArgs, WaitFor,
 };
+pub use store::{GcArgs, PinArgs, StoreAddArgs, StoreCommand, StoreGetArgs, StoreLsArgs, UnpinArgs};
 
 /// Builds software together with people who need not trust each other.
 #[derive(Debug, Parser)]
@@ -104,6 +106,9 @@ pub enum Command {
     Build(BuildArgs),
     /// Fill in the hashes that a recipe lacks
     Lock(LockArgs),
+    /// The blobs that this home keeps
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Releases of a channel
     #[command(subcommand)]
     Release(ReleaseCommand),

@@ -14,6 +14,7 @@
 //! | `checking` | `verify`, `verdict` |
 //! | `planning` | `plan`, `lock` |
 //! | `building` | `build` |
+//! | `store` | `store …`, through the node where one runs |
 
 pub mod args;
 mod building;
@@ -26,8 +27,10 @@ mod members;
 pub mod online;
 pub mod output;
 mod planning;
+mod progress;
 mod show;
 mod signing;
+mod store;
 
 use crate::api::Problem;
 use args::{ChannelCommand, Cli, Command, NetworkCommand, ReleaseCommand};
@@ -87,6 +90,7 @@ pub async fn run(cli: Cli) -> CommandResult {
         Command::Verdict(args) => checking::verdict(&here, args),
         Command::Plan(args) => planning::plan(&here, args),
         Command::Lock(args) => planning::lock(&here, args),
+        Command::Store(command) => store::run(&here, command).await,
         Command::Build(args) => building::build(&here, args).await,
         Command::Release(ReleaseCommand::Assemble(args)) => signing::assemble(&here, args),
         Command::Release(ReleaseCommand::Online(command)) => online::run(&here.global, args::OnlineCommand::Release(command)).await,

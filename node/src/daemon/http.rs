@@ -24,7 +24,7 @@ use barnraiser_protocol::record::payload::{Batch, Cancel, Retry};
 use barnraiser_protocol::record::{Kind, Payload};
 use barnraiser_store::Durability;
 use futures::StreamExt as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +33,7 @@ use super::Daemon;
 use super::engines::now;
 use super::networks::Network;
 use super::releases::{Afterwards, joining, no_release, view};
+use super::storing;
 use crate::api::{self, Problem};
 use crate::sources::Sources;
 use crate::submit::{self, Surroundings};
@@ -93,6 +94,9 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/api/v1/pause", post(pause))
         .route("/api/v1/resume", post(resume))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/store", post(storing::ask))
+        .route("/api/v1/store/add", post(storing::add))
+        .route("/api/v1/store/blobs/{hash}", get(storing::bytes))
         .nest("/api/v1/n/{net}", network)
         .fallback(|| async { Problem::not_found("there is no such path; see the API's page of the book") })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -516,6 +520,11 @@ async fn fetch(State(daemon): Shared, Path(net): Path<String>, Json(ask): Json<a
         teller.abort();
         let _ = lines.send(event).await;
     });
+    ndjson(answer)
+}
+
+/// An answer of one JSON document a line, until nothing is sent any more.
+pub(super) fn ndjson<T: Serialize + Send + 'static>(answer: mpsc::Receiver<T>) -> Result<Response, Problem> {
     let lines = futures::stream::unfold(answer, |mut answer| async move { Some((answer.recv().await?, answer)) });
     let lines = lines.map(|event| {
         let mut line = serde_json::to_vec(&event)?;

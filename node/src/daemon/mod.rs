@@ -2,7 +2,7 @@
 //!
 //! It decides nothing that the engine should: [`engines`] calls them, [`networks`] moves records, [`builds`] carries out
 //! build orders, [`artefacts`] fetches and keeps blobs, [`wanted`] what engines lack of batches, [`releases`] proposes and
-//! publishes, [`http`] answers on the home's Unix socket.
+//! publishes, [`http`] answers on the home's Unix socket, [`storing`] does what people want of the store.
 
 mod artefacts;
 mod builds;
@@ -15,6 +15,7 @@ mod metadata;
 mod networks;
 mod relay;
 mod releases;
+mod storing;
 mod wanted;
 pub mod workbench;
 

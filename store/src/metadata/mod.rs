@@ -77,6 +77,8 @@ pub(crate) struct Metadata {
 // An idle node must stay below 80 MiB in all, and the database is one of many parts of it.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
 const WRITE_BUFFER_BYTES: usize = 4 << 20;
+/// Small blobs fill a buffer of the others' size every thousand, and each time writers wait for files to be made and synced.
+const INLINE_WRITE_BUFFER_BYTES: usize = 8 << 20;
 const WRITE_BUFFERS_TOTAL_BYTES: usize = 16 << 20;
 const WAL_BYTES_MAX: u64 = 64 << 20;
 const OPEN_FILES_MAX: i32 = 64;
@@ -210,8 +212,8 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     table.set_bloom_filter(10.0, false);
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-    options.set_max_write_buffer_number(2);
+    options.set_write_buffer_size(if family == Family::Inline { INLINE_WRITE_BUFFER_BYTES } else { WRITE_BUFFER_BYTES });
+    options.set_max_write_buffer_number(if family == Family::Inline { 3 } else { 2 });
     options.set_compression_type(DBCompressionType::Lz4);
     if family == Family::Inline {
         // Small blobs are up to 16 KiB: kept apart from the keys they are not copied at every compaction.

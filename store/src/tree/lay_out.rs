@@ -2,6 +2,7 @@
 //! whatever was in the place before.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -98,7 +99,7 @@ impl Laying<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).map_err(|error| self.failed("create", path, error))?;
         let file = File::from(file);
-        self.store.copy_to(hash, &file, &self.at(path))?;
+        self.store.copy_to(hash, &file, &self.at(path), &mut |_| ControlFlow::Continue(()))?;
         let mode = match (executable, self.how.read_only) {
             (false, false) => 0o644,
             (true, false) => 0o755,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use barnraiser_protocol::tree::{Entry, MANIFEST_BYTES_MAX, Tree};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::error::ImportError;
-use crate::import::Level;
+use crate::import::{Level, Seen};
 use crate::store::{Durability, Store};
 
 /// How deep folders may be nested: each level holds a descriptor open.
@@ -27,9 +28,19 @@ impl Store {
     /// [`ImportError::NotForTrees`], [`ImportError::Tree`] for what can't be in a tree (devices, set-user-id bits, links
     /// that leave, names that are no UTF-8), [`ImportError::Source`] for what can't be read, or this machine's.
     pub fn import_tree(&self, folder: &Path, durability: Durability) -> Result<(BlobHash, Tree), ImportError> {
+        self.import_tree_watched(folder, durability, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Store::import_tree`]; `seen` is told how many bytes of files were read since it was told last, and may call it
+    /// off.
+    ///
+    /// # Errors
+    /// As [`Store::import_tree`]; [`ImportError::Source`] where it was called off. Files that were taken in until then stay
+    /// as cached blobs.
+    pub fn import_tree_watched(&self, folder: &Path, durability: Durability, seen: Seen<'_>) -> Result<(BlobHash, Tree), ImportError> {
         let root = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| ImportError::Source { path: Some(folder.to_owned()), source: error.into() })?;
-        self.import_tree_at(root.as_fd(), durability)
+        self.import_tree_in(root.as_fd(), durability, seen)
     }
 
     /// As [`Store::import_tree`], for a folder that is open already.
@@ -37,8 +48,12 @@ impl Store {
     /// # Errors
     /// As [`Store::import_tree`].
     pub fn import_tree_at(&self, folder: BorrowedFd<'_>, durability: Durability) -> Result<(BlobHash, Tree), ImportError> {
+        self.import_tree_in(folder, durability, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn import_tree_in(&self, folder: BorrowedFd<'_>, durability: Durability, seen: Seen<'_>) -> Result<(BlobHash, Tree), ImportError> {
         let level = if durability == Durability::Announced { Level::Prepared } else { Level::Cached };
-        let mut walk = Walk { store: self, level, tree: Tree::new(), blobs: BTreeSet::new() };
+        let mut walk = Walk { store: self, level, tree: Tree::new(), blobs: BTreeSet::new(), seen };
         walk.folder(folder, "", 0)?;
         let Walk { tree, mut blobs, .. } = walk;
         let hash = self.import_manifest(&tree, level)?;
@@ -71,6 +86,7 @@ struct Walk<'a> {
     level: Level,
     tree: Tree,
     blobs: BTreeSet<BlobHash>,
+    seen: Seen<'a>,
 }
 
 impl Walk<'_> {
@@ -129,7 +145,7 @@ impl Walk<'_> {
                 if mode.intersects(Mode::SUID | Mode::SGID) {
                     return refuse(path, "it has a set-user-id or set-group-id bit");
                 }
-                let (hash, length) = self.store.import_level(&file, self.level).map_err(|error| match error {
+                let (hash, length) = self.store.import_opened_at(&file, self.level, &mut *self.seen).map_err(|error| match error {
                     ImportError::Source { source, .. } => ImportError::Source { path: Some(path.into()), source },
                     other => other,
                 })?;

@@ -12,5 +12,6 @@ mod oracle;
 mod partials;
 mod power_loss;
 mod ranges;
+mod sharing;
 mod support;
 mod trees;

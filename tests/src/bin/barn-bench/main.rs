@@ -7,6 +7,7 @@ mod figure;
 mod idle;
 mod relay;
 mod simulation;
+mod store;
 mod swarm;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Area {
     Engine,
     /// How fast records spread, among real nodes and in the simulator.
     Simulation,
+    /// The store alone, beside `cp` and `b3sum`.
+    Store,
     /// How fast blobs come over the network.
     Swarm,
     /// Not an area: a node of [`Area::Swarm`].
@@ -47,7 +50,7 @@ enum Area {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let areas = if arguments.areas.is_empty() {
-        vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation, Area::Swarm]
+        vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation, Area::Store, Area::Swarm]
     } else {
         arguments.areas
     };
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
             Area::Idle => ("idle", idle::measure()),
             Area::Engine => ("engine", engine::measure()),
             Area::Simulation => ("simulation", simulation::measure()),
+            Area::Store => ("store", store::measure()),
             Area::Swarm => ("swarm", swarm::measure()),
             Area::SwarmNode => match swarm::node() {
                 Ok(()) => return ExitCode::SUCCESS,
