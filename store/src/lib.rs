@@ -11,6 +11,7 @@
 //! that peers agree on, [`disk`] for the file layer under it, `docs/src/store.md` for layout and durability.
 #![forbid(unsafe_code)]
 
+mod chunking;
 pub mod disk;
 mod error;
 mod export;
@@ -19,8 +20,10 @@ pub mod geometry;
 mod hashing;
 mod import;
 mod metadata;
+mod outline;
 mod partial;
 mod read;
+mod seeds;
 mod store;
 mod tree;
 mod verify;
@@ -29,7 +32,9 @@ pub use error::{Fault, ImportError, LayOutError, OpenError, PartialError, ReadEr
 pub use gc::{Collected, Scrubbed};
 pub use geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX, UNIT_BYTES};
 pub use metadata::{MetaRow, Pin, StoredRecord};
+pub use outline::Outline;
 pub use partial::PartialBlob;
 pub use read::{Available, BlobReader};
+pub use seeds::{Seed, Seeds, UnitPlan};
 pub use store::{Durability, Stats, Store, StoreOptions};
 pub use tree::{LayOut, Pattern};
