@@ -12,7 +12,7 @@ use barnraiser_store::{Available, Store};
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
 
-use super::data;
+use super::{data, difference};
 use crate::event::Misbehaviour;
 use crate::identity::node_id;
 use crate::net::Context;
@@ -47,6 +47,11 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: &mut St
         }
         if !context.has_room(request.hash(), &node) {
             within(PATIENCE, frame::write(stream, &Answer::Busy)).await?;
+            continue;
+        }
+        if let Request::Chunks { hash } = &request {
+            let answer = difference::chunks(context, *hash).await;
+            within(PATIENCE, frame::write(stream, &answer)).await?;
             continue;
         }
         let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
@@ -108,6 +113,8 @@ fn answer(store: &Store, request: &Request) -> (Answer, Option<Vec<u8>>) {
             ByteRange { start: 0, end: length }
         }
         Request::Get { range, .. } => *range,
+        Request::Pieces { ranges, .. } if available.complete => return difference::pieces(store, hash, ranges, length),
+        Request::Pieces { .. } | Request::Chunks { .. } => return (Answer::NotFound, None),
     };
     let is_whole = range.start == 0 && range.end == length;
     if range.end > length || range.length() > GET_BYTES_MAX || (range.length() == 0 && !is_whole) || !held.covers(&range) {
