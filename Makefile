@@ -48,7 +48,7 @@ lint: setup ## format, clippy with warnings denied, the rules of the house (test
 	$(cargo) clippy --workspace --all-targets -- --deny warnings
 	$(cargo) nextest run -p barnraiser-tests --test tidy
 
-bench: setup-build ## figures, as a table and into target/bench: AREA=dispatch|idle|engine|simulation or all
+bench: setup-build ## figures, as a table and into target/bench: AREA=dispatch|difference|idle|engine|simulation or all
 	$(cargo) build $(programs)
 	$(target)/debug/barn-bench $(AREA)
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use barnraiser_bootstrap::{Differences, FetchProgress, FetchRequest, SeedChoice};
 use barnraiser_protocol::id::{BlobHash, NodeId};
-use barnraiser_protocol::transfer::chunks::has_list;
+use barnraiser_protocol::transfer::chunks::{CHUNKED_BYTES_MAX, has_list};
 use barnraiser_store::{Durability, Fault, Seed, Store};
 use tokio::sync::watch;
 
@@ -30,14 +30,16 @@ fn last(store: &Store, key: &[u8]) -> Result<Option<BlobHash>, Fault> {
     Ok(found.and_then(|hash| Some(BlobHash(hash.try_into().ok()?))))
 }
 
-/// Blobs that are about as long as what is fetched: an earlier version has another hash and a length like it.
-fn alike(store: &Store, hash: &BlobHash, length: u64) -> Result<Vec<BlobHash>, Fault> {
+/// Blobs that are about as long as what is fetched: an earlier version has another hash and a length like it. Where the length
+/// is not known, the longest: those are worth most.
+fn alike(store: &Store, hash: &BlobHash, length: Option<u64>) -> Result<Vec<BlobHash>, Fault> {
+    let (wanted, ratio) = length.map_or((CHUNKED_BYTES_MAX, u64::MAX), |length| (length, LENGTH_RATIO_MAX));
     let mut found = Vec::new();
     for item in store.blobs() {
         let (other, other_length) = item?;
-        let is_alike = other_length.saturating_mul(LENGTH_RATIO_MAX) >= length && other_length <= length.saturating_mul(LENGTH_RATIO_MAX);
+        let is_alike = other_length.saturating_mul(ratio) >= wanted && other_length <= wanted.saturating_mul(ratio);
         if is_alike && has_list(other_length) && other != *hash {
-            found.push((other_length.abs_diff(length), other));
+            found.push((other_length.abs_diff(wanted), other));
             // What is known to be further off than as many others goes, so that a large store takes no memory.
             if found.len() >= 4 * CANDIDATES_MAX {
                 found.sort_unstable();
@@ -121,10 +123,8 @@ fn choose(store: &Store, ask: &api::Fetch, earlier: Option<BlobHash>, hash: &Blo
         {
             choice.candidates.push(Seed::Blob(earlier));
         }
-        if let Some(length) = length {
-            let found = alike(store, hash, length)?.into_iter().filter(|other| Some(*other) != earlier);
-            choice.candidates.extend(found.map(Seed::Blob));
-        }
+        let found = alike(store, hash, length)?.into_iter().filter(|other| Some(*other) != earlier);
+        choice.candidates.extend(found.map(Seed::Blob));
     }
     Ok(choice)
 }
@@ -167,7 +167,8 @@ mod tests {
         let old = folder.path().join("old.img");
         std::fs::write(&old, bytes(6, 2 * MIB)).unwrap();
         let choice = choose(&store, &ask(None, Some(&old)), None, &new, None).unwrap();
-        assert_eq!(choice.candidates, [Seed::File(old.clone())]);
+        assert_eq!(choice.candidates[0], Seed::File(old.clone()));
+        assert_eq!(choice.candidates[1..], [earlier, nearer, near].map(Seed::Blob));
         let choice = choose(&store, &ask(Some(&old), None), Some(earlier), &new, length).unwrap();
         assert_eq!((choice.given, choice.candidates), (vec![Seed::File(old)], vec![]));
         // What is here, or too short to be compared, needs no seed.
@@ -179,7 +180,7 @@ mod tests {
         for seed in 10..90 {
             take(seed, 2 * MIB + usize::from(seed));
         }
-        assert_eq!(alike(&store, &new, 2 * MIB as u64 + 10).unwrap()[0], BlobHash::of(&bytes(10, 2 * MIB + 10)));
-        assert_eq!(alike(&store, &new, 2 * MIB as u64 + 10).unwrap().len(), CANDIDATES_MAX);
+        assert_eq!(alike(&store, &new, Some(2 * MIB as u64 + 10)).unwrap()[0], BlobHash::of(&bytes(10, 2 * MIB + 10)));
+        assert_eq!(alike(&store, &new, Some(2 * MIB as u64 + 10)).unwrap().len(), CANDIDATES_MAX);
     }
 }
