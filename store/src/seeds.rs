@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use barnraiser_protocol::id::BlobHash;
-use barnraiser_protocol::transfer::chunks::{ChunkKey, ChunkList, Cutting};
+use barnraiser_protocol::transfer::chunks::{Chunk, ChunkKey, ChunkList, Cutting};
 
 use crate::chunking::cut;
 use crate::geometry::unit_range;
@@ -37,7 +37,7 @@ pub enum Seed {
 #[derive(Debug)]
 pub struct Seeds {
     sources: Vec<Source>,
-    /// Where each wanted chunk is. Looked up and never gone through.
+    /// Where each wanted block and chunk is, by key and length. Looked up and never gone through.
     found: HashMap<(ChunkKey, u32), (usize, u64)>,
 }
 
@@ -75,20 +75,20 @@ impl UnitPlan {
 }
 
 impl Store {
-    /// Finds the chunks of `list` in `seeds`, which reads all of them. Seeds that can't be read are left out, with a warning.
+    /// Finds the blocks and chunks of `list` in `seeds`, which reads all of them. Seeds that can't be read are left out, with a
+    /// warning. Takes some 100 bytes of memory for each block and chunk, at most 150 MiB.
     pub fn compare(&self, list: &ChunkList, seeds: &[Seed]) -> Seeds {
-        let wanted: HashSet<(ChunkKey, u32)> = list.chunks().iter().map(|chunk| (chunk.key, chunk.length)).collect();
+        let wanted = wanted(list);
         let mut compared = Seeds { sources: Vec::new(), found: HashMap::new() };
         for seed in seeds {
             let read = self.open_seed(seed).and_then(|mut source| {
                 let number = compared.sources.len();
-                cut(&mut source, Cutting::of(list.length()), &mut |start, bytes| {
-                    // A chunk is at most 1 MiB.
+                cut(&mut source, Cutting::of(list.length()), &mut |_, start, bytes| {
+                    // A chunk is at most 2 MiB.
                     let chunk = (ChunkKey::of(bytes), bytes.len() as u32);
                     if wanted.contains(&chunk) {
                         compared.found.entry(chunk).or_insert((number, start));
                     }
-                    Ok(())
                 })?;
                 compared.sources.push(source);
                 Ok(())
@@ -103,26 +103,26 @@ impl Store {
         compared
     }
 
-    /// How many of some chunks of a seed are in `list`, and of how many: a look at a few places of it that tells whether
-    /// comparing it is worth reading it.
+    /// How many of some blocks and chunks of a seed are in `list`, and of how many: a look at a few places of it that tells
+    /// whether comparing it is worth reading it.
     ///
     /// # Errors
     /// The seed can't be read.
     pub fn probe(&self, list: &ChunkList, seed: &Seed) -> io::Result<(u64, u64)> {
-        let wanted: HashSet<(ChunkKey, u32)> = list.chunks().iter().map(|chunk| (chunk.key, chunk.length)).collect();
+        let wanted = wanted(list);
         let mut source = self.open_seed(seed)?;
         let length = source.length()?;
         let cutting = Cutting::of(list.length());
         let (mut hits, mut seen) = (0, 0);
         for probe in 0..PROBES {
-            source.seek(length / PROBES * probe)?;
-            cut(&mut source.by_ref().take(PROBE_BYTES.max(16 * u64::from(cutting.average))), cutting, &mut |_, bytes| {
+            let block = u64::from(cutting.block);
+            source.seek(length / PROBES * probe / block * block)?;
+            cut(&mut source.by_ref().take(PROBE_BYTES.max(16 * u64::from(cutting.average))), cutting, &mut |_, _, bytes| {
                 // Zeros are in every image.
                 if bytes.iter().any(|byte| *byte != 0) {
                     seen += 1;
                     hits += u64::from(wanted.contains(&(ChunkKey::of(bytes), bytes.len() as u32)));
                 }
-                Ok(())
             })?;
         }
         Ok((hits, seen))
@@ -142,27 +142,46 @@ impl Store {
     }
 }
 
+/// What a list is made of.
+fn wanted(list: &ChunkList) -> HashSet<(ChunkKey, u32)> {
+    let blocks = list.blocks_in(&(0..list.length()));
+    list.chunks().iter().copied().chain(blocks).map(|chunk| (chunk.key, chunk.length)).collect()
+}
+
 impl Seeds {
     /// How the unit can be had; none where no seed has anything of it.
     pub fn plan(&self, list: &ChunkList, unit: u64) -> Option<UnitPlan> {
         let range = unit_range(unit, list.length());
         let mut parts: Vec<Part> = Vec::new();
         for chunk in list.chunks_in(&range) {
-            let (start, end) = (chunk.start.max(range.start), chunk.end().min(range.end));
-            let found = self.found.get(&(chunk.key, chunk.length)).map(|&(source, at)| (source, at + (start - chunk.start)));
-            match (found, parts.last_mut()) {
-                (Some((source, at)), Some(Part::Copy { source: before, at: from, length }))
-                    if *before == source && *from + *length == at =>
-                {
-                    *length += end - start;
+            let of_unit = chunk.start.max(range.start)..chunk.end().min(range.end);
+            if self.add(chunk, &of_unit, &mut parts) {
+                continue;
+            }
+            // Changed, or moved by other than the seed's cuts: perhaps some of its blocks are as they were.
+            for block in list.blocks_in(&of_unit) {
+                let of_chunk = block.start.max(of_unit.start)..block.end().min(of_unit.end);
+                if !self.add(&block, &of_chunk, &mut parts) {
+                    match parts.last_mut() {
+                        Some(Part::Fetch(piece)) => piece.end = of_chunk.end,
+                        _ => parts.push(Part::Fetch(of_chunk)),
+                    }
                 }
-                (Some((source, at)), _) => parts.push(Part::Copy { source, at, length: end - start }),
-                (None, Some(Part::Fetch(piece))) => piece.end = end,
-                (None, _) => parts.push(Part::Fetch(start..end)),
             }
         }
         let plan = UnitPlan { unit, parts };
         (plan.copied() > 0).then_some(plan)
+    }
+
+    /// Adds the bytes `range` of a chunk to be copied, if a seed has it. Whether one has.
+    fn add(&self, chunk: &Chunk, range: &Range<u64>, parts: &mut Vec<Part>) -> bool {
+        let Some(&(source, at)) = self.found.get(&(chunk.key, chunk.length)) else { return false };
+        let (at, more) = (at + (range.start - chunk.start), range.end - range.start);
+        match parts.last_mut() {
+            Some(Part::Copy { source: before, at: from, length }) if *before == source && *from + *length == at => *length += more,
+            _ => parts.push(Part::Copy { source, at, length: more }),
+        }
+        true
     }
 
     /// The bytes of a unit, of which `pieces` are the planned pieces, one after the other. Not proven.

@@ -121,7 +121,8 @@ async fn lying_lists_and_pieces_do_no_harm() {
     let mut chunks: Vec<(u32, ChunkKey)> = true_list.chunks().iter().map(|chunk| (chunk.length, chunk.key)).collect();
     let last = chunks.len() - 1;
     chunks[..last].reverse();
-    let reversed = ChunkList::new(true_list.length(), true_list.units().to_vec(), chunks).unwrap();
+    let blocks = true_list.blocks_in(&(0..true_list.length())).map(|block| block.key).collect();
+    let reversed = ChunkList::new(true_list.length(), true_list.units().to_vec(), blocks, chunks).unwrap();
     let other = provider.add_blob(&old);
     let (of_other, _) = provider.store.chunk_list(&other).unwrap().unwrap();
     let garbage = provider.add_blob(&bytes(5000, 3));

@@ -1,12 +1,14 @@
 //! The chunk list of a blob: what somebody who has an older version needs to know of the new one.
 //!
-//! A blob is cut where its content says so ([`average`] bytes from one cut to the next), so that an insertion moves the cuts
-//! behind it along. The list gives length and key of each chunk, in order, and the hash of each unit. Only the unit hashes
-//! can be proven, by the blob's name; chunks are a provider's word. That suffices: a unit that was put together by them
-//! is right or not by its hash, so a list that lies costs time and nothing else. For that reason keys are short.
+//! A blob is cut twice ([`Cutting`]). Its **blocks** begin at multiples of 4 KiB, as those of a file system do, so that a
+//! changed block costs no more than itself. Its **chunks** are cut where the content says so, so that an insertion moves the cuts
+//! behind it along. The list gives the keys of the blocks, lengths and keys of the chunks, and the hash of each unit. Only
+//! the unit hashes can be proven, by the blob's name; all else is a provider's word. That suffices: a unit that was put together
+//! by it is right or not by its hash, so a list that lies costs time and nothing else. For that reason keys are short.
 //!
 //! The list travels as a blob of its own. Its bytes: [`MAGIC`], the blob's length (`u64`, little endian), the 32 bytes of
-//! each unit hash, then for each chunk its length (7 bits a byte, the lowest first, no more bytes than needed) and its key.
+//! each unit hash, the key of each block, then for each chunk its length (7 bits a byte, the lowest first, no more bytes than
+//! needed) and its key.
 
 use std::ops::Range;
 
@@ -20,15 +22,18 @@ pub const CHUNKED_BYTES_MIN: u64 = GET_BYTES_MAX;
 pub const CHUNKED_BYTES_MAX: u64 = 64 << 30;
 /// The most bytes of a list: of the longest blob, cut as finely as can be.
 pub const CHUNK_LIST_BYTES_MAX: usize = 16 << 20;
-/// The length of a key. Of 2^18 chunks here and 2^20 in seeds about one in a thousand pairs of images has two that
+/// The length of a key. Of 2^17 blocks and chunks here and as many in a seed about one in 16,000 pairs of images has two that
 /// differ and share a key; then one unit is fetched as if there were no seed.
 pub const KEY_BYTES: usize = 6;
 
-/// What the shortest average is: changes in a file system image come in blocks of 4 KiB, and half of it would make the
-/// list as dear as what it saves (docs/decisions/0015).
-const AVERAGE_MIN: u64 = 4 << 10;
-/// About so many chunks has a blob at most.
-const CHUNKS_WANTED: u64 = 1 << 18;
+/// The shortest block: that of nearly all file systems.
+const BLOCK_MIN: u64 = 4 << 10;
+/// Blobs with more blocks than this (4 GiB) have longer ones: files in large images are large.
+const BLOCKS_WANTED: u64 = 1 << 20;
+/// The shortest average of chunks: finer ones make the list dearer than what they save (docs/decisions/0015).
+const AVERAGE_MIN: u64 = 8 << 10;
+/// Blobs with more chunks than about this (1 GiB) have longer ones.
+const CHUNKS_WANTED: u64 = 1 << 17;
 const UNIT_HASH_BYTES: usize = 32;
 const HEAD_BYTES: usize = MAGIC.len() + 8;
 
@@ -89,6 +94,8 @@ pub enum ChunkListError {
 /// How a blob is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cutting {
+    /// What all blocks have, but the last.
+    pub block: u32,
     /// No chunk but the last is shorter.
     pub min: u32,
     /// About what chunks have.
@@ -98,12 +105,13 @@ pub struct Cutting {
 }
 
 impl Cutting {
-    /// How a blob of `length` bytes is cut: about [`AVERAGE_MIN`], and coarser where that would make too many.
+    /// How a blob of `length` bytes is cut: finely, and coarser where that would make too many pieces.
     pub fn of(length: u64) -> Self {
-        let average = (length.min(CHUNKED_BYTES_MAX) / CHUNKS_WANTED).next_power_of_two().max(AVERAGE_MIN);
-        // At most 256 KiB, for 64 GiB.
-        let average = average as u32;
-        Self { min: average / 4, average, max: average * 4 }
+        let length = length.min(CHUNKED_BYTES_MAX);
+        let coarser = |least: u64, wanted: u64| length.div_ceil(wanted).next_power_of_two().max(least);
+        // At most 64 KiB and 512 KiB, for 64 GiB.
+        let (block, average) = (coarser(BLOCK_MIN, BLOCKS_WANTED) as u32, coarser(AVERAGE_MIN, CHUNKS_WANTED) as u32);
+        Self { block, min: average / 4, average, max: average * 4 }
     }
 }
 
@@ -112,26 +120,28 @@ impl Cutting {
 pub struct ChunkList {
     length: u64,
     units: Vec<[u8; UNIT_HASH_BYTES]>,
+    blocks: Vec<ChunkKey>,
     chunks: Vec<Chunk>,
 }
 
 impl ChunkList {
-    /// The list of a blob that was cut: the hash of each unit, and length and key of each chunk.
+    /// The list of a blob that was cut: the hash of each unit, the key of each block, length and key of each chunk.
     ///
     /// # Errors
     /// [`ChunkListError`] where they are not those of one blob.
     pub fn new(
         length: u64,
         units: Vec<[u8; UNIT_HASH_BYTES]>,
+        blocks: Vec<ChunkKey>,
         chunks: impl IntoIterator<Item = (u32, ChunkKey)>,
     ) -> Result<Self, ChunkListError> {
         if !has_list(length) {
             return Err(ChunkListError::Length(length));
         }
-        if units.len() != unit_count(length) {
+        if units.len() != unit_count(length) || blocks.len() != block_count(length) {
             return Err(ChunkListError::Truncated);
         }
-        let mut list = Self { length, units, chunks: Vec::new() };
+        let mut list = Self { length, units, blocks, chunks: Vec::new() };
         for (chunk_length, key) in chunks {
             list.push(chunk_length, key)?;
         }
@@ -158,9 +168,11 @@ impl ChunkList {
         if !has_list(length) {
             return Err(ChunkListError::Length(length));
         }
-        let (units, mut rest) = rest.split_at_checked(unit_count(length) * UNIT_HASH_BYTES).ok_or(ChunkListError::Truncated)?;
+        let (units, rest) = rest.split_at_checked(unit_count(length) * UNIT_HASH_BYTES).ok_or(ChunkListError::Truncated)?;
         let units = units.as_chunks::<UNIT_HASH_BYTES>().0.to_vec();
-        let mut list = Self { length, units, chunks: Vec::new() };
+        let (blocks, mut rest) = rest.split_at_checked(block_count(length) * KEY_BYTES).ok_or(ChunkListError::Truncated)?;
+        let blocks = blocks.as_chunks::<KEY_BYTES>().0.iter().map(|key| ChunkKey(*key)).collect();
+        let mut list = Self { length, units, blocks, chunks: Vec::new() };
         while list.end() < length {
             let chunk_length = read_length(&mut rest, list.end())?;
             let (key, behind) = rest.split_first_chunk::<KEY_BYTES>().ok_or(ChunkListError::Truncated)?;
@@ -175,10 +187,12 @@ impl ChunkList {
 
     /// The bytes that [`ChunkList::from_bytes`] reads.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.units.len() * UNIT_HASH_BYTES + self.chunks.len() * (KEY_BYTES + 2));
+        let keys = self.blocks.len() * KEY_BYTES + self.chunks.len() * (KEY_BYTES + 3);
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.units.len() * UNIT_HASH_BYTES + keys);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.length.to_le_bytes());
         bytes.extend(self.units.iter().flatten());
+        bytes.extend(self.blocks.iter().flat_map(|key| key.0));
         for chunk in &self.chunks {
             let mut rest = chunk.length;
             while rest >= 0x80 {
@@ -199,6 +213,19 @@ impl ChunkList {
     /// The hash of each unit, as BLAKE3 has it inside the blob's hash tree. To be proven by the blob's name.
     pub fn units(&self) -> &[[u8; UNIT_HASH_BYTES]] {
         &self.units
+    }
+
+    /// The blocks that have bytes in `range`. Claims.
+    pub fn blocks_in<'a>(&'a self, range: &Range<u64>) -> impl Iterator<Item = Chunk> + use<'a> {
+        let block = u64::from(Cutting::of(self.length).block);
+        let first = (range.start / block) as usize;
+        let end = range.end.min(self.length).div_ceil(block) as usize;
+        let keys = self.blocks.get(first..end).unwrap_or_default();
+        keys.iter().zip(first as u64..).map(move |(key, number)| {
+            let start = number * block;
+            // At most 64 KiB.
+            Chunk { start, length: (self.length - start).min(block) as u32, key: *key }
+        })
     }
 
     /// All chunks, in order, without gaps. Claims.
@@ -240,9 +267,14 @@ fn unit_count(length: u64) -> usize {
     length.div_ceil(GET_BYTES_MAX) as usize
 }
 
+fn block_count(length: u64) -> usize {
+    // At most about a million, see `Cutting`.
+    length.div_ceil(u64::from(Cutting::of(length).block)) as usize
+}
+
 fn read_length(bytes: &mut &[u8], at: u64) -> Result<u32, ChunkListError> {
     let mut length = 0u32;
-    for shift in [0, 7, 14] {
+    for shift in [0, 7, 14, 21] {
         let (&byte, rest) = bytes.split_first().ok_or(ChunkListError::Truncated)?;
         *bytes = rest;
         length |= u32::from(byte & 0x7f) << shift;
@@ -254,9 +286,14 @@ fn read_length(bytes: &mut &[u8], at: u64) -> Result<u32, ChunkListError> {
     Err(ChunkListError::Chunk(at))
 }
 
-const _: () = assert!(CHUNKED_BYTES_MAX / CHUNKS_WANTED * 4 < 1 << 21, "three bytes must hold the longest chunk");
+const _: () = assert!(CHUNKED_BYTES_MAX / CHUNKS_WANTED * 4 < 1 << 28, "four bytes must hold the longest chunk");
 const _: () = assert!(
-    HEAD_BYTES as u64 + CHUNKED_BYTES_MAX / GET_BYTES_MAX * 32 + 4 * CHUNKS_WANTED * (KEY_BYTES as u64 + 3) < CHUNK_LIST_BYTES_MAX as u64,
+    HEAD_BYTES as u64
+        + CHUNKED_BYTES_MAX / GET_BYTES_MAX * 32
+        + BLOCKS_WANTED * KEY_BYTES as u64
+        // All as short as can be.
+        + 4 * CHUNKS_WANTED * (KEY_BYTES as u64 + 4)
+        < CHUNK_LIST_BYTES_MAX as u64,
     "the longest list must fit"
 );
 
@@ -279,7 +316,8 @@ mod tests {
             chunks.push((chunk, ChunkKey([*step as u8; KEY_BYTES])));
             at += u64::from(chunk);
         }
-        ChunkList::new(length, vec![[7; 32]; unit_count(length)], chunks).unwrap()
+        let blocks = (0..block_count(length)).map(|number| ChunkKey([number as u8; KEY_BYTES])).collect();
+        ChunkList::new(length, vec![[7; 32]; unit_count(length)], blocks, chunks).unwrap()
     }
 
     proptest! {
@@ -321,16 +359,20 @@ mod tests {
             let range = start..(start + length).min(list.length());
             let expected: Vec<Chunk> = list.chunks().iter().filter(|chunk| chunk.start < range.end && chunk.end() > range.start).copied().collect();
             prop_assert_eq!(list.chunks_in(&range), expected);
+            let blocks: Vec<Chunk> = list.blocks_in(&(0..u64::MAX)).collect();
+            prop_assert_eq!(blocks.last().map(Chunk::end), Some(list.length()));
+            let expected: Vec<Chunk> = blocks.into_iter().filter(|block| block.start < range.end && block.end() > range.start).collect();
+            prop_assert_eq!(list.blocks_in(&range).collect::<Vec<_>>(), expected);
         }
     }
 
     #[test]
     fn lengths_have_one_spelling_and_blobs_without_a_list_have_none() {
         let bytes = list(CHUNKED_BYTES_MIN + 5000, &[0]).to_bytes();
-        let first = HEAD_BYTES + 2 * 32;
-        assert_eq!(bytes[first..first + 2], [0x80, 0x08], "1024 in two bytes");
+        let first = HEAD_BYTES + 2 * 32 + block_count(CHUNKED_BYTES_MIN + 5000) * KEY_BYTES;
+        assert_eq!(bytes[first..first + 2], [0x80, 0x10], "2048 in two bytes");
         let mut longer = bytes.clone();
-        longer.splice(first..first + 2, [0x80, 0x88, 0]);
+        longer.splice(first..first + 2, [0x80, 0x90, 0]);
         assert_eq!(ChunkList::from_bytes(&longer), Err(ChunkListError::Chunk(0)));
         for length in [0, CHUNKED_BYTES_MIN, CHUNKED_BYTES_MAX + 1, u64::MAX] {
             let mut other = bytes.clone();
@@ -338,7 +380,9 @@ mod tests {
             assert_eq!(ChunkList::from_bytes(&other), Err(ChunkListError::Length(length)));
         }
         let cutting = Cutting::of(CHUNKED_BYTES_MAX);
-        assert_eq!((cutting.average, Cutting::of(CHUNKED_BYTES_MIN + 1).average), (256 << 10, 4 << 10));
+        assert_eq!((cutting.block, cutting.average), (64 << 10, 512 << 10));
+        let cutting = Cutting::of(256 << 20);
+        assert_eq!((cutting.block, cutting.average), (4 << 10, 8 << 10));
         assert_eq!(ChunkList::from_bytes(&vec![0; CHUNK_LIST_BYTES_MAX + 1]), Err(ChunkListError::TooLong(CHUNK_LIST_BYTES_MAX + 1)));
     }
 }

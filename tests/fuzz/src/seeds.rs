@@ -118,9 +118,10 @@ fn transfer() -> Vec<(String, Vec<u8>)> {
 /// The shortest blob that has a list, cut as coarsely as can be.
 fn chunks() -> Vec<u8> {
     let length = CHUNKED_BYTES_MIN + 1;
-    let cut = Cutting::of(length).max;
+    let Cutting { block, max: cut, .. } = Cutting::of(length);
+    let blocks = vec![ChunkKey([5; KEY_BYTES]); length.div_ceil(u64::from(block)) as usize];
     let lengths = std::iter::repeat_n(cut, (length / u64::from(cut)) as usize).chain([1]);
-    let list = ChunkList::new(length, vec![[3; 32]; 2], lengths.map(|length| (length, ChunkKey([4; KEY_BYTES]))));
+    let list = ChunkList::new(length, vec![[3; 32]; 2], blocks, lengths.map(|length| (length, ChunkKey([4; KEY_BYTES]))));
     // It is one by the rules above.
     list.map(|list| list.to_bytes()).unwrap_or_default()
 }

@@ -39,7 +39,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// After so many units that were not right, list or provider are not believed any more.
 const REFUSED_MAX: u32 = 4;
-/// A seed that has less than one in so many of the chunks that were looked at is not worth reading.
+/// A seed that has less than one in so many of the blocks and chunks that were looked at is not worth reading.
 const HITS_ONE_IN: u64 = 20;
 /// As many seeds that were found are read.
 const SEEDS_MAX: usize = 4;
