@@ -75,7 +75,7 @@ pub(super) enum Obstacle {
     NoList(String),
     #[error("no seed has anything in common with it")]
     NothingInCommon,
-    #[error("{REFUSED_MAX} units that were put together were not right: the chunk list, the provider or the seed is not what it says")]
+    #[error("units that were put together were not right: the chunk list, the provider or the seed is not what it says")]
     Refused,
     #[error("the provider was lost: {0}")]
     Lost(String),
@@ -136,7 +136,9 @@ async fn copy(
         return Ok(());
     }
     let listed = listed(context, request).await?;
-    *differences.bytes_by_peer.entry(listed.provider).or_default() += listed.bytes;
+    if listed.bytes > 0 {
+        differences.bytes_by_peer.insert(listed.provider, listed.bytes);
+    }
     let Listed { list, outline, provider, .. } = listed;
     let length = list.length();
     let list = Arc::new(list);

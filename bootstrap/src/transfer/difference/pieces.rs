@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::transfer::{Answer, ByteRange, FRAME_BYTES_MAX, Request};
+use barnraiser_store::geometry::unit_count;
 use barnraiser_store::{Outline, PartialBlob, PartialError, Seeds, UnitPlan};
 use libp2p::swarm::Stream;
 use tokio::sync::watch;
@@ -46,37 +47,36 @@ impl<'a> Work<'a> {
         Self { context, partial, outline, seeds: Arc::new(Mutex::new(seeds)), provider, progress }
     }
 
-    /// Goes through the plans; the first is that of the last unit, which proves the length.
-    pub(super) async fn run(&self, plans: VecDeque<UnitPlan>, differences: &mut Differences) -> Result<(), Obstacle> {
-        let (copied, mut fetched): (VecDeque<UnitPlan>, VecDeque<UnitPlan>) =
-            plans.into_iter().partition(|plan| plan.pieces().next().is_none());
-        let mut refused = 0;
-        for plan in copied {
-            self.put_together(plan, Vec::new(), &mut refused, differences).await?;
-        }
-        if fetched.is_empty() {
-            return Ok(());
-        }
-        let mut stream = self.stream().await?;
+    /// Goes through the plans, of which the last unit's is first if it has one.
+    pub(super) async fn run(&self, mut plans: VecDeque<UnitPlan>, differences: &mut Differences) -> Result<(), Obstacle> {
         let patience = self.context.config.limits.stall;
+        let (mut refused, mut stream) = (0, None);
         let mut asked: VecDeque<(UnitPlan, u64)> = VecDeque::new();
         loop {
             let ahead: u64 = asked.iter().map(|(_, bytes)| bytes).sum();
             if asked.len() < DEPTH
                 && ahead < AHEAD_BYTES
-                && let Some(plan) = fetched.pop_front()
+                && let Some(plan) = plans.pop_front()
             {
                 let ranges: Vec<ByteRange> = plan.pieces().map(|piece| ByteRange { start: piece.start, end: piece.end }).collect();
+                if ranges.is_empty() {
+                    self.put_together(plan, Vec::new(), &mut refused, differences).await?;
+                    continue;
+                }
                 let bytes = ranges.iter().map(ByteRange::length).sum();
                 // Plans with more were left out.
-                let ranges = BoundedVec::try_from(ranges).unwrap_or_default();
-                within(patience, frame::write(&mut stream, &Request::Pieces { hash: *self.hash(), ranges })).await?;
+                let request = Request::Pieces { hash: *self.hash(), ranges: BoundedVec::try_from(ranges).unwrap_or_default() };
+                let stream = match &mut stream {
+                    Some(stream) => stream,
+                    none => none.insert(self.stream().await?),
+                };
+                within(patience, frame::write(stream, &request)).await?;
                 asked.push_back((plan, bytes));
                 continue;
             }
-            let Some((plan, bytes)) = asked.pop_front() else { return Ok(()) };
+            let (Some((plan, bytes)), Some(stream)) = (asked.pop_front(), &mut stream) else { return Ok(()) };
             let limits = &self.context.config.limits;
-            let answer = tokio::time::timeout(limits.unit_time_max, self.answer(&mut stream, bytes)).await;
+            let answer = tokio::time::timeout(limits.unit_time_max, self.answer(stream, bytes)).await;
             let pieces = answer.map_err(|_| Obstacle::Lost(format!("no unit in {:?}", limits.unit_time_max)))??;
             self.put_together(plan, pieces, &mut refused, differences).await?;
         }
@@ -140,7 +140,9 @@ impl<'a> Work<'a> {
             Ok(false) => {
                 tracing::debug!(hash = %self.hash(), unit, "a unit that was put together is not right");
                 *refused += 1;
-                if *refused >= REFUSED_MAX { Err(Obstacle::Refused) } else { Ok(()) }
+                // The last unit proves the length, without which all that is put together may be in vain.
+                let is_last = unit + 1 == unit_count(self.partial.length());
+                if is_last || *refused >= REFUSED_MAX { Err(Obstacle::Refused) } else { Ok(()) }
             }
             Err(error) => Err(error.into()),
         }

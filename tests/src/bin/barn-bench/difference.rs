@@ -154,12 +154,14 @@ fn with_blob(home: &Home, address: &str, file: Option<&Path>) -> anyhow::Result<
 
 /// Starts a home's node in the namespace.
 fn inside(home: &Home) -> anyhow::Result<Process> {
+    let log = std::fs::File::options().create(true).append(true).open(home.log())?;
+    let errors = log.try_clone()?;
     home.start_with(|command| {
         let program = PathBuf::from(command.get_program());
         let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
         // `ip` becomes the program, with the same process id.
         let mut wrapped = Command::new("ip");
-        wrapped.args(["netns", "exec", NAMESPACE]).arg(program).args(arguments);
+        wrapped.args(["netns", "exec", NAMESPACE]).arg(program).args(arguments).stdout(log).stderr(errors);
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => wrapped.env(name, value),
