@@ -48,7 +48,7 @@ lint: setup ## format, clippy with warnings denied, the rules of the house (test
 	$(cargo) clippy --workspace --all-targets -- --deny warnings
 	$(cargo) nextest run -p barnraiser-tests --test tidy
 
-bench: setup-build ## figures, as a table and into target/bench: AREA=dispatch|idle|engine|simulation|store or all
+bench: setup-build ## figures, as a table and into target/bench: AREA=dispatch|difference|idle|engine|simulation|store|swarm or all
 	$(cargo) build $(programs)
 	$(target)/debug/barn-bench $(AREA)
 
@@ -58,7 +58,7 @@ doc: ## the book (with mdbook) and the reference of the code
 	$(cargo) doc --workspace --no-deps
 	@echo "the reference: $(target)/doc/barnraiser_protocol/index.html"
 
-fuzz: setup-build ## foreign bytes against all that reads them, SECONDS=60 for each of eleven targets, or for TARGET=record alone
+fuzz: setup-build ## foreign bytes against all that reads them, SECONDS=60 for each of twelve targets, or for TARGET=record alone
 	$(cargo) run -p barnraiser-fuzz -- $(or $(SECONDS),60) $(TARGET)
 
 # New inputs go into the target folder; what breaks a property goes into the corpus, where a test replays it.

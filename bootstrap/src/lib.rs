@@ -26,4 +26,4 @@ pub use libp2p::{Multiaddr, PeerId};
 pub use net::{Net, NetError, PeerInfo, StartError, start};
 pub use sync::{SyncError, SyncReport};
 pub use topic::Topic;
-pub use transfer::{FetchError, FetchProgress, FetchReport, FetchRequest};
+pub use transfer::{Differences, FetchError, FetchProgress, FetchReport, FetchRequest, SeedChoice};

@@ -18,7 +18,7 @@ use crate::substream::Opener;
 use crate::swarm::{self, Command};
 use crate::sync::{self, SyncError, SyncReport};
 use crate::topic::Topic;
-use crate::transfer::{self, FetchError, FetchProgress, FetchReport, FetchRequest};
+use crate::transfer::{self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, SeedChoice};
 
 /// Why the network could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,8 @@ pub(crate) struct Context {
     events: mpsc::WeakSender<NetEvent>,
     /// One permit for each unit that is read for a peer.
     pub(crate) serving: Arc<Semaphore>,
+    /// Held while a chunk list is made, which reads a whole blob.
+    pub(crate) chunking: Arc<Semaphore>,
     /// Who takes what everybody wants, by the age of `since`.
     rations: Mutex<Ration>,
     since: Instant,
@@ -124,6 +126,7 @@ impl Context {
             commands,
             events,
             serving: Arc::new(Semaphore::new(config.limits.serving.max(1))),
+            chunking: Arc::new(Semaphore::new(1)),
             rations: Mutex::default(),
             since: Instant::now(),
             syncing: Semaphore::new(config.limits.syncs.max(1)),
@@ -305,6 +308,17 @@ impl Net {
     /// [`FetchError`].
     pub async fn fetch(&self, request: FetchRequest, progress: Option<watch::Sender<FetchProgress>>) -> Result<FetchReport, FetchError> {
         transfer::fetch(&self.context, request, progress).await
+    }
+
+    /// Puts together what `seeds` have of a blob, and fetches what is missing of the units that they have a part of. To be
+    /// called before [`Net::fetch`], which then fetches the rest. That it brought nothing is no error: the fetch brings all.
+    pub async fn copy_from_seeds(
+        &self,
+        request: &FetchRequest,
+        seeds: SeedChoice,
+        progress: Option<&watch::Sender<FetchProgress>>,
+    ) -> Differences {
+        transfer::copy_from_seeds(&self.context, request, seeds, progress).await
     }
 
     /// Who has a blob: asks up to 16 connected members of `network`, and Kademlia. Takes 3 seconds at most. A list can

@@ -246,6 +246,9 @@ pub struct Fetch {
     pub what: String,
     /// Where to write it, absolute; `None` leaves it in the store.
     pub to: Option<PathBuf>,
+    /// An older version, absolute: what is equal is copied from it. `None` leaves it to the daemon what it compares with.
+    #[serde(default)]
+    pub seed: Option<PathBuf>,
 }
 
 /// One line of the answer to [`Fetch`].
@@ -276,7 +279,10 @@ pub struct Fetched {
     pub length: u64,
     /// Bytes that were here before.
     pub already_had: u64,
-    /// Bytes that each node served.
+    /// Bytes that were copied from older versions.
+    #[serde(default)]
+    pub copied: u64,
+    /// Bytes that each node served; in differences, what it takes to know what has changed included.
     pub bytes_by_peer: BTreeMap<NodeId, u64>,
     /// The release that it belongs to, where one is known.
     pub release: Option<ReleaseView>,

@@ -10,6 +10,7 @@ use bao_tree::ChunkRanges;
 use barnraiser_protocol::id::BlobHash;
 use rocksdb::WriteBatch;
 
+use crate::chunking::list_key;
 use crate::error::{Fault, ImportError, LayOutError, ReadError};
 use crate::metadata::{BlobEntry, Class, Family, Pin, Place, State, Sync};
 use crate::store::{Durability, Store, now_s};
@@ -128,6 +129,7 @@ impl Store {
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.metadata().family(Family::Inline), hash.as_bytes());
         batch.delete_cf(self.metadata().family(Family::Trees), hash.as_bytes());
+        batch.delete_cf(self.metadata().family(Family::Meta), list_key(hash));
         self.commit(hash, None, batch, Sync::Later)?;
         if seen.place == Place::File {
             self.remove_file(&self.blob_path(hash))?;

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use blake3::Hash;
 use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
-use crate::geometry::GROUP_BYTES;
+use crate::geometry::{GROUP_BYTES, UNIT_BYTES};
 
 /// The hash of a group of a blob that begins at byte `offset`; `is_root` where the blob is no longer than that.
 pub(crate) fn group_hash(offset: u64, bytes: &[u8], is_root: bool) -> Hash {
@@ -31,8 +31,10 @@ pub(crate) fn pair_hash(left: &Hash, right: &Hash, is_root: bool) -> Hash {
     }
 }
 
-/// Builds the hash tree of a blob of more than one group.
+/// Builds the hash tree of a blob of more than one group, or of one unit of such a blob.
 pub(crate) struct TreeBuilder<W> {
+    /// Where it begins in the blob.
+    offset: u64,
     groups: u64,
     stack: Vec<Hash>,
     out: W,
@@ -41,14 +43,25 @@ pub(crate) struct TreeBuilder<W> {
 impl<W: Write> TreeBuilder<W> {
     /// Writes the tree's pairs to `out`.
     pub(crate) fn new(out: W) -> Self {
-        Self { groups: 0, stack: Vec::with_capacity(32), out }
+        Self { offset: 0, groups: 0, stack: Vec::with_capacity(32), out }
+    }
+
+    /// As [`TreeBuilder::new`], of one unit of a blob of several; ended by [`TreeBuilder::finish_subtree`].
+    pub(crate) fn of_unit(unit: u64, out: W) -> Self {
+        Self { offset: unit * UNIT_BYTES, ..Self::new(out) }
+    }
+
+    /// The hash of the subtree, and the writer.
+    pub(crate) fn finish_subtree(mut self) -> io::Result<(Hash, W)> {
+        let top = self.close(false)?;
+        Ok((top, self.out))
     }
 
     /// Takes the blob's next bytes: whole groups, but for the last call.
     pub(crate) fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
         let group = GROUP_BYTES as usize;
         let mut hashes = vec![Hash::from([0; 32]); bytes.len().div_ceil(group)];
-        hash_groups(self.groups * GROUP_BYTES, bytes, &mut hashes);
+        hash_groups(self.offset + self.groups * GROUP_BYTES, bytes, &mut hashes);
         for hash in hashes {
             // As many subtrees stay open as the count of groups has bits.
             while self.stack.len() > self.groups.count_ones() as usize {
@@ -67,15 +80,15 @@ impl<W: Write> TreeBuilder<W> {
 
     /// The root hash, and the writer; the writer in any case.
     pub(crate) fn finish(mut self) -> Result<(Hash, W), (io::Error, W)> {
-        match self.close() {
+        match self.close(true) {
             Ok(root) => Ok((root, self.out)),
             Err(error) => Err((error, self.out)),
         }
     }
 
-    fn close(&mut self) -> io::Result<Hash> {
+    fn close(&mut self, is_whole: bool) -> io::Result<Hash> {
         while self.stack.len() > 1 {
-            self.merge(self.stack.len() == 2)?;
+            self.merge(is_whole && self.stack.len() == 2)?;
         }
         let root = self.stack.pop().ok_or_else(|| io::Error::other("a hash tree needs at least one group"))?;
         self.out.flush()?;

@@ -11,6 +11,7 @@
 //! that peers agree on, [`disk`] for the file layer under it, `docs/src/store.md` for layout and durability.
 #![forbid(unsafe_code)]
 
+mod chunking;
 pub mod disk;
 mod error;
 mod export;
@@ -20,8 +21,10 @@ mod hashing;
 mod import;
 mod listing;
 mod metadata;
+mod outline;
 mod partial;
 mod read;
+mod seeds;
 mod store;
 mod tree;
 mod verify;
@@ -32,7 +35,9 @@ pub use geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX, UNIT_BYTES};
 pub use import::Seen;
 pub use listing::BlobInfo;
 pub use metadata::{MetaRow, Pin, StoredRecord};
+pub use outline::Outline;
 pub use partial::PartialBlob;
 pub use read::{Available, BlobReader};
+pub use seeds::{Seed, Seeds, UnitPlan};
 pub use store::{Durability, Stats, Store, StoreOptions};
 pub use tree::{LayOut, Pattern};

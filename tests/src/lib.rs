@@ -178,13 +178,24 @@ impl Village {
         self.bootstrap_as(Command::new)
     }
 
+    /// As [`Village::bootstrap`], on an address that others than this machine's programs reach.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn bootstrap_at(&self, listen: &str) -> anyhow::Result<(Process, String)> {
+        self.start_entry(Command::new(self.programs.join("barn-bootstrap")), listen)
+    }
+
     /// As [`Village::bootstrap`], with the command that `of` makes of the program's path.
     ///
     /// # Errors
     /// It does not start.
     pub fn bootstrap_as(&self, of: impl FnOnce(PathBuf) -> Command) -> anyhow::Result<(Process, String)> {
-        let mut command = of(self.programs.join("barn-bootstrap"));
-        command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        self.start_entry(of(self.programs.join("barn-bootstrap")), "/ip4/127.0.0.1/tcp/0")
+    }
+
+    fn start_entry(&self, mut command: Command, listen: &str) -> anyhow::Result<(Process, String)> {
+        command.args(["--listen", listen]);
         for name in FOREIGN {
             command.env_remove(name);
         }

@@ -3,6 +3,8 @@
 
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/differences.rs"]
+mod differences;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/hostile.rs"]

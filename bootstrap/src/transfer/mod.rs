@@ -3,9 +3,11 @@
 //! A fetch asks its providers on their control connections ([`provider`]), which settles small blobs at once; larger ones
 //! come over bulk connections, in units that a [`barnraiser_protocol::transfer::Schedule`] shares out. Nothing is
 //! believed: each unit is proven by the store before it counts, and who sends a wrong byte is dropped there and then. At most three
-//! units of each provider are in memory. `fetch` decides who is asked, `serve` answers others.
+//! units of each provider are in memory. `fetch` decides who is asked, `serve` answers others. [`difference`] copies beforehand what is
+//! here already.
 
 mod data;
+mod difference;
 mod fetch;
 mod provider;
 mod serve;
@@ -27,6 +29,8 @@ use crate::net::{Context, NetError};
 use crate::substream::{Lane, frame};
 use crate::swarm::Command;
 
+pub(crate) use difference::copy_from_seeds;
+pub use difference::{Differences, SeedChoice};
 pub(crate) use fetch::fetch;
 pub(crate) use serve::serve;
 

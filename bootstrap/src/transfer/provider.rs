@@ -130,6 +130,7 @@ async fn answer(patience: Duration, stream: &mut Stream) -> Result<(u64, Held, b
         Some(Answer::NotFound) => Err(Lost::NotFound),
         Some(Answer::Busy) => Err(Lost::Busy),
         Some(Answer::Refused) => Err(Lost::Refused),
+        Some(Answer::Chunks { .. }) => Err(out_of_turn("a chunk list that was not asked for")),
         None => Err(Lost::Connection("the peer closed the stream".into())),
     }
 }

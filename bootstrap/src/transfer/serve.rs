@@ -16,7 +16,7 @@ use libp2p::PeerId;
 use libp2p::swarm::Stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::data;
+use super::{data, difference};
 use crate::event::Misbehaviour;
 use crate::identity::node_id;
 use crate::net::Context;
@@ -120,6 +120,9 @@ async fn prepare(context: &Context, node: NodeId, request: Request, relayed: boo
     if !context.has_room(request.hash(), &node) {
         return without_data(Answer::Busy);
     }
+    if let Request::Chunks { hash } = &request {
+        return without_data(difference::chunks(context, *hash).await);
+    }
     let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
         return without_data(Answer::Busy);
     };
@@ -163,6 +166,8 @@ fn answer(store: &Store, request: &Request) -> (Answer, Option<Vec<u8>>) {
             ByteRange { start: 0, end: length }
         }
         Request::Get { range, .. } => *range,
+        Request::Pieces { ranges, .. } if available.complete => return difference::pieces(store, hash, ranges, length),
+        Request::Pieces { .. } | Request::Chunks { .. } => return (Answer::NotFound, None),
     };
     let is_whole = range.start == 0 && range.end == length;
     if range.end > length || range.length() > GET_BYTES_MAX || (range.length() == 0 && !is_whole) || !held.covers(&range) {

@@ -3,7 +3,7 @@
 use barnraiser_bootstrap::identity::{keypair, with_peer};
 use barnraiser_bootstrap::substream::{Behaviour, Inbound, frame};
 use barnraiser_bootstrap::{Multiaddr, swarm};
-use barnraiser_protocol::id::NodeId;
+use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, FRAME_BYTES_MAX, Held, Request};
 use barnraiser_store::Store;
@@ -23,6 +23,10 @@ pub enum Lie {
     OversizedAnswer,
     /// Sends data without end.
     EndlessData,
+    /// Names another blob as the chunk list; all else is true.
+    List(BlobHash),
+    /// Sends pieces that are not the blob's; all else is true.
+    Pieces,
 }
 
 pub struct Liar {
@@ -62,8 +66,17 @@ async fn lies(store: Store, inbound: Inbound, lie: Lie) {
     while let Ok(Some(request)) = frame::read::<Request>(&mut stream, FRAME_BYTES_MAX).await {
         let hash = *request.hash();
         let real = store.length(&hash).unwrap().unwrap();
+        let honest = match (&request, lie) {
+            (Request::Chunks { .. }, Lie::List(list)) => Some((list, store.length(&list).unwrap().unwrap())),
+            (Request::Chunks { .. }, Lie::Pieces) => store.chunk_list(&hash).unwrap(),
+            _ => None,
+        };
+        if let Some((list, length)) = honest {
+            frame::write(&mut stream, &Answer::Chunks { list, length }).await.unwrap();
+            continue;
+        }
         let length = if lie == Lie::LongerBlob { real + 1 } else { real };
-        let data = matches!(request, Request::Get { .. });
+        let data = matches!(request, Request::Get { .. } | Request::Pieces { .. });
         if lie == Lie::OversizedAnswer {
             let _ = stream.write_all(&(FRAME_BYTES_MAX as u32 + 1).to_le_bytes()).await;
             let _ = stream.write_all(&vec![0; FRAME_BYTES_MAX + 1]).await;
@@ -72,9 +85,12 @@ async fn lies(store: Store, inbound: Inbound, lie: Lie) {
         if frame::write(&mut stream, &Answer::Found { length, held: Held::All, data }).await.is_err() {
             return;
         }
-        let Request::Get { range, .. } = request else { continue };
         let mut bytes = Vec::new();
-        store.encode_ranges(&hash, range.start..range.end.min(real), &mut bytes).unwrap();
+        match request {
+            Request::Get { range, .. } => store.encode_ranges(&hash, range.start..range.end.min(real), &mut bytes).unwrap(),
+            Request::Pieces { ranges, .. } => bytes.resize(ranges.iter().map(|range| range.length()).sum::<u64>() as usize, 9),
+            _ => continue,
+        }
         match lie {
             Lie::FlippedByte => {
                 let middle = bytes.len() / 2;

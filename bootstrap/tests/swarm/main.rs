@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod blobs;
+mod differences;
 mod entry;
 mod liar;
 mod members;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::Daemon;
 
 /// The greatest blob that is fetched: a file system image of a large device.
-const BLOB_BYTES_MAX: u64 = 64 << 30;
+pub(super) const BLOB_BYTES_MAX: u64 = 64 << 30;
 
 /// So many blobs are remembered as wanted by all: more than there are live batches. A graph that is forgotten is served like
 /// any other blob.

@@ -32,6 +32,7 @@ pub async fn ephemeral_fetch(
     channel: &str,
     name: &str,
     to: Option<PathBuf>,
+    seed: Option<PathBuf>,
     progress: watch::Sender<FetchProgress>,
 ) -> Result<api::Fetched, Problem> {
     let failed = |error: String| Problem::failed(error);
@@ -79,7 +80,7 @@ pub async fn ephemeral_fetch(
         }
     };
     let _ = tokio::time::timeout(PATIENCE_FOR_NEWER, newest).await;
-    let ask = api::Fetch { what: format!("{channel}/{name}"), to };
+    let ask = api::Fetch { what: format!("{channel}/{name}"), to, seed };
     let fetched = daemon.fetch_for_user(&network, &ask, Afterwards::Given, progress).await;
     daemon.farewell().await;
     fetched

@@ -15,6 +15,7 @@ mod metadata;
 mod networks;
 mod relay;
 mod releases;
+mod seeds;
 mod storing;
 mod wanted;
 pub mod workbench;

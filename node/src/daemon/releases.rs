@@ -207,7 +207,13 @@ impl Daemon {
             }
         };
         let likely = self.likely_holders(network, &hash, release.as_deref());
-        let report = self.fetch_blob(network.id, hash, length, likely, Some(progress)).await.map_err(|error| not_fetched(&hash, &error))?;
+        let differences = self.copy_what_is_here(network, ask, hash, length, &likely, &progress).await?;
+        let mut report =
+            self.fetch_blob(network.id, hash, length, likely, Some(progress)).await.map_err(|error| not_fetched(&hash, &error))?;
+        for (node, bytes) in &differences.bytes_by_peer {
+            *report.bytes_by_peer.entry(*node).or_default() += bytes;
+        }
+        self.remember_fetched(network, &ask.what, &hash);
         if let Some(target) = release.as_ref().and_then(|release| release.targets().values().find(|target| target.blob == hash)) {
             self.check_sha256(hash, target.sha256).await?;
         }
@@ -229,7 +235,9 @@ impl Daemon {
         Ok(api::Fetched {
             hash,
             length: report.length,
-            already_had: report.already_had,
+            // The fetch found here what was put together just before.
+            already_had: report.already_had.saturating_sub(differences.copied + differences.pieces),
+            copied: differences.copied,
             bytes_by_peer: report.bytes_by_peer,
             built_by,
             release: release.zip(charter).map(|(release, charter)| view(&release, &charter)),

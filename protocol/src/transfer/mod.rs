@@ -9,8 +9,9 @@
 //! Not goals: finding providers, order of delivery, secrecy of who asks for what.
 //!
 //! [`Schedule`] shares the units of one blob out among its providers, without I/O or clock. Whom a node asks, and whom it
-//! serves, when all want a blob at once, is [`spread`].
+//! serves, when all want a blob at once, is [`spread`]. What of a blob is equal to what the asker has, [`chunks`] tells.
 
+pub mod chunks;
 mod schedule;
 pub mod spread;
 
@@ -37,6 +38,8 @@ pub const DATA_END: u32 = 0;
 pub const DATA_ABORTED: u32 = u32::MAX;
 /// The most ranges that an answer lists of what its sender holds.
 pub const HELD_RANGES_MAX: usize = 64;
+/// The most pieces of one request: as many as a frame holds.
+pub const PIECES_MAX: usize = 250;
 
 /// Bytes `start..end` of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,13 +79,27 @@ pub enum Request {
         /// Which bytes.
         range: ByteRange,
     },
+    /// Which blob is the chunk list of this one ([`chunks`])? A provider that has none yet makes it, and is [`Answer::Busy`]
+    /// where that takes long.
+    Chunks {
+        /// The blob.
+        hash: BlobHash,
+    },
+    /// Send these bytes, [`GET_BYTES_MAX`] at most in all, one after the other and without proof: the asker proves what it
+    /// puts together of them.
+    Pieces {
+        /// The blob.
+        hash: BlobHash,
+        /// Which bytes: in order, none twice, none empty.
+        ranges: BoundedVec<ByteRange, PIECES_MAX>,
+    },
 }
 
 impl Request {
     /// The blob that is asked for.
     pub const fn hash(&self) -> &BlobHash {
         match self {
-            Self::Have { hash, .. } | Self::Get { hash, .. } => hash,
+            Self::Have { hash, .. } | Self::Get { hash, .. } | Self::Chunks { hash } | Self::Pieces { hash, .. } => hash,
         }
     }
 }
@@ -105,6 +122,13 @@ pub enum Answer {
     Busy,
     /// Not for you, or not over this connection.
     Refused,
+    /// The blob's chunk list is this blob, which is here.
+    Chunks {
+        /// The list.
+        list: BlobHash,
+        /// The list's length in bytes.
+        length: u64,
+    },
 }
 
 /// Which parts of a blob a provider has, verified.
@@ -139,7 +163,15 @@ mod tests {
         let ranges = BoundedVec::try_from(vec![range; HELD_RANGES_MAX]).unwrap();
         let answer = Answer::Found { length: u64::MAX, held: Held::Ranges(ranges), data: true };
         assert!(codec::encode(&answer).len() <= FRAME_BYTES_MAX);
-        for request in [Request::Have { hash, inline_max: u32::MAX }, Request::Get { hash, range }] {
+        let pieces = BoundedVec::try_from(vec![range; PIECES_MAX]).unwrap();
+        let chunks = Answer::Chunks { list: hash, length: u64::MAX };
+        assert!(codec::encode(&chunks).len() <= FRAME_BYTES_MAX);
+        for request in [
+            Request::Have { hash, inline_max: u32::MAX },
+            Request::Get { hash, range },
+            Request::Chunks { hash },
+            Request::Pieces { hash, ranges: pieces },
+        ] {
             let bytes = codec::encode(&request);
             assert!(bytes.len() <= FRAME_BYTES_MAX);
             assert_eq!(codec::decode::<Request>(&bytes, FRAME_BYTES_MAX), Ok(request));

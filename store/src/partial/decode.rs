@@ -49,7 +49,7 @@ pub(super) fn unit(hash: &BlobHash, length: u64, range: &Range<u64>, encoded: &[
 }
 
 /// Joins neighbours, so that a unit's own pairs (all side by side in post order) are one write.
-fn join_runs(mut pairs: Vec<(u64, Vec<u8>)>) -> Vec<(u64, Vec<u8>)> {
+pub(super) fn join_runs(mut pairs: Vec<(u64, Vec<u8>)>) -> Vec<(u64, Vec<u8>)> {
     pairs.sort_unstable_by_key(|(offset, _)| *offset);
     let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
     for (offset, pair) in pairs {

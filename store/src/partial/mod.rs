@@ -4,6 +4,7 @@
 //! was written is noted in the database; after a restart every noted unit is proven again from the files, since a power
 //! loss may have kept the note and lost the bytes. Verified units can be served while the fetch goes on.
 
+mod assembled;
 mod decode;
 mod files;
 mod units;
@@ -206,16 +207,22 @@ impl PartialBlob {
         if range != unit_range(unit, state.length) || unit >= unit_count(state.length) {
             return Err(PartialError::NotAUnit { start: range.start, end: range.end, length: state.length });
         }
-        {
-            let units = self.units();
-            if units.ended {
-                return Err(PartialError::Ended(state.hash));
-            }
-            if units.has(unit) {
-                return Ok(());
-            }
+        if self.is_here(unit)? {
+            return Ok(());
         }
         let proven = decode::unit(&state.hash, state.length, &range, encoded)?;
+        self.keep(unit, &range, proven)
+    }
+
+    /// Whether a fetch that goes on has the unit.
+    fn is_here(&self, unit: u64) -> Result<bool, PartialError> {
+        let units = self.units();
+        if units.ended { Err(PartialError::Ended(self.state.hash)) } else { Ok(units.has(unit)) }
+    }
+
+    /// Writes a unit down.
+    fn keep(&self, unit: u64, range: &Range<u64>, proven: decode::Proven) -> Result<(), PartialError> {
+        let state = &*self.state;
         match &state.backing {
             Backing::Memory(bytes) => *bytes.lock().unwrap_or_else(PoisonError::into_inner) = proven.bytes,
             Backing::Files(files) => files.write(range.start, &proven)?,

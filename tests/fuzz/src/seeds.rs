@@ -7,6 +7,7 @@ use barnraiser_protocol::record::Kind;
 use barnraiser_protocol::sync::{Frame, ItemSet, Refusal, Session};
 use barnraiser_protocol::ticket::{Ticket, Vouch};
 use barnraiser_protocol::time::Timestamp;
+use barnraiser_protocol::transfer::chunks::{CHUNKED_BYTES_MIN, ChunkKey, ChunkList, Cutting, KEY_BYTES};
 use barnraiser_protocol::transfer::{Answer, ByteRange, Held, Request};
 use barnraiser_protocol::tree::{Entry, Tree};
 use barnraiser_protocol::trust::charter::{Change, propose_change};
@@ -30,6 +31,7 @@ pub fn of(target: &Target, world: &World) -> Vec<(String, Vec<u8>)> {
         "ticket" => tickets(world),
         "sync" => sync(),
         "transfer" => transfer(),
+        "chunks" => vec![("two-units".into(), chunks())],
         "recipe" => recipes(),
         "tuf" => documents(world),
         "evidence" => world.evidence().into_iter().map(|bytes| ("one-builder".to_owned(), bytes)).collect(),
@@ -99,13 +101,29 @@ fn sync() -> Vec<(String, Vec<u8>)> {
 
 fn transfer() -> Vec<(String, Vec<u8>)> {
     let (hash, range) = (BlobHash([1; 32]), ByteRange { start: 16, end: 4096 });
-    let ranges = BoundedVec::try_from(vec![range, ByteRange { start: 8192, end: 9000 }]).unwrap_or_default();
+    let both = [range, ByteRange { start: 8192, end: 9000 }];
+    let ranges = BoundedVec::try_from(both.to_vec()).unwrap_or_default();
+    let pieces = BoundedVec::try_from(both.to_vec()).unwrap_or_default();
     vec![
         ("have".into(), codec::encode(&Request::Have { hash, inline_max: 1000 })),
         ("get".into(), codec::encode(&Request::Get { hash, range })),
+        ("chunks".into(), codec::encode(&Request::Chunks { hash })),
+        ("pieces".into(), codec::encode(&Request::Pieces { hash, ranges: pieces })),
+        ("list".into(), codec::encode(&Answer::Chunks { list: hash, length: 9000 })),
         ("found".into(), codec::encode(&Answer::Found { length: 9000, held: Held::Ranges(ranges), data: true })),
         ("busy".into(), codec::encode(&Answer::Busy)),
     ]
+}
+
+/// The shortest blob that has a list, cut as coarsely as can be.
+fn chunks() -> Vec<u8> {
+    let length = CHUNKED_BYTES_MIN + 1;
+    let Cutting { block, max: cut, .. } = Cutting::of(length);
+    let blocks = vec![ChunkKey([5; KEY_BYTES]); length.div_ceil(u64::from(block)) as usize];
+    let lengths = std::iter::repeat_n(cut, (length / u64::from(cut)) as usize).chain([1]);
+    let list = ChunkList::new(length, vec![[3; 32]; 2], blocks, lengths.map(|length| (length, ChunkKey([4; KEY_BYTES]))));
+    // It is one by the rules above.
+    list.map(|list| list.to_bytes()).unwrap_or_default()
 }
 
 const RECIPE: &str = r#"[recipe]

@@ -13,7 +13,8 @@ use barnraiser_protocol::record::{Kind, Payload, Record};
 use barnraiser_protocol::sync::{Frame, ItemSet, SYNC_FRAME_BYTES_MAX, Session, Turn};
 use barnraiser_protocol::ticket::Ticket;
 use barnraiser_protocol::time::Timestamp;
-use barnraiser_protocol::transfer::{Answer, FRAME_BYTES_MAX, Request};
+use barnraiser_protocol::transfer::chunks::ChunkList;
+use barnraiser_protocol::transfer::{Answer, FRAME_BYTES_MAX, PIECES_MAX, Request};
 use barnraiser_protocol::tree::Tree;
 use barnraiser_protocol::trust::charter::CharterParts;
 use barnraiser_protocol::trust::tuf::{Metadata, Root, Signed, Targets};
@@ -38,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ticket", run: ticket, bytes_max: 9000 },
     Target { name: "sync", run: sync, bytes_max: 70_000 },
     Target { name: "transfer", run: transfer, bytes_max: 5000 },
+    Target { name: "chunks", run: chunks, bytes_max: 10_000 },
     Target { name: "recipe", run: recipe, bytes_max: 8000 },
     Target { name: "tuf", run: tuf, bytes_max: 20_000 },
     Target { name: "evidence", run: evidence, bytes_max: 30_000 },
@@ -182,6 +184,11 @@ fn transfer(bytes: &[u8]) -> String {
                 assert!(range.length() <= range.end);
                 "get"
             }
+            Request::Chunks { .. } => "chunks",
+            Request::Pieces { ranges, .. } => {
+                assert!(ranges.len() <= PIECES_MAX);
+                "pieces"
+            }
         }
     });
     let answer = codec::decode::<Answer>(bytes, FRAME_BYTES_MAX).map(|answer| {
@@ -190,6 +197,19 @@ fn transfer(bytes: &[u8]) -> String {
     });
     let words = |read: Result<&str, codec::DecodeError>| read.map_or_else(|error| error.to_string(), str::to_owned);
     format!("{} / {}", words(request), words(answer))
+}
+
+/// A chunk list: refused, or spelled as it came.
+fn chunks(bytes: &[u8]) -> String {
+    match ChunkList::from_bytes(bytes) {
+        Ok(list) => {
+            assert_eq!(list.to_bytes(), bytes, "a chunk list has a second spelling");
+            let last = list.chunks().last().map(barnraiser_protocol::transfer::chunks::Chunk::end);
+            assert_eq!(last, Some(list.length()), "a chunk list does not cover its blob");
+            "list".into()
+        }
+        Err(error) => error.to_string(),
+    }
 }
 
 /// What people write: never a panic, and complaints that are bounded and point into the text.

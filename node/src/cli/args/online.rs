@@ -151,6 +151,9 @@ pub struct FetchArgs {
     /// Where to write it; - for standard output [default: the name, in this folder]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// An older version: only what differs is fetched [default: what the node has that is like it]
+    #[arg(long, value_name = "OLDFILE")]
+    pub seed: Option<PathBuf>,
     /// Give up after this time without any progress
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,

@@ -21,17 +21,18 @@ use crate::api::{Fetch, FetchEvent, Fetched, Problem, ReleasedTarget, Status};
 pub(super) async fn fetch(context: &Context, args: &FetchArgs) -> CommandResult {
     let target: FetchTarget = args.what.parse().map_err(|error| Problem::usage(format!("{error}")))?;
     let to = Destination::choose(args.output.as_deref(), &target.wanted)?;
+    let places = Places { to: to.path().to_owned(), seed: args.seed.as_deref().map(absolute).transpose()? };
     let started = Instant::now();
     let bar = Bar::new(&context.out);
     let patience = Patience::new(args.timeout);
     let fetched = match &target.ticket {
         Some(ticket) => match of_ticket(context, ticket).await {
-            Some(network) => by_node(&network, &target.wanted, to.path(), &bar, patience).await,
-            None => by_ticket(ticket, &target.wanted, to.path(), &bar, patience).await,
+            Some(network) => by_node(&network, &target.wanted, places, &bar, patience).await,
+            None => by_ticket(ticket, &target.wanted, places, &bar, patience).await,
         },
         None => {
             let named = Context { network: target.network.clone().or_else(|| context.network.clone()), ..context.clone() };
-            by_node(&named.network().await?, &target.wanted, to.path(), &bar, patience).await
+            by_node(&named.network().await?, &target.wanted, places, &bar, patience).await
         }
     };
     bar.end();
@@ -48,6 +49,16 @@ pub(super) async fn fetch(context: &Context, args: &FetchArgs) -> CommandResult 
         }
     }
     Ok(Exit::DONE)
+}
+
+/// The files of a fetch, absolute, since the node has another working folder.
+struct Places {
+    to: PathBuf,
+    seed: Option<PathBuf>,
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Problem> {
+    std::path::absolute(path).map_err(|error| Problem::usage(format!("{}: {error}", path.display())))
 }
 
 /// [`Fetched`], and where it is.
@@ -82,7 +93,7 @@ impl Destination {
             Some(file) => file.to_owned(),
             None => PathBuf::from(name),
         };
-        let path = std::path::absolute(&path).map_err(|error| Problem::usage(format!("{}: {error}", path.display())))?;
+        let path = absolute(&path)?;
         match path.parent() {
             Some(folder) if !folder.is_dir() => {
                 Err(Problem::usage(format!("{} is no folder, so nothing can be written to it", folder.display())))
@@ -131,8 +142,8 @@ async fn of_ticket<'a>(context: &'a Context, ticket: &Ticket) -> Option<InNetwor
 }
 
 /// Through the node of this home.
-async fn by_node(network: &InNetwork<'_>, wanted: &Wanted, to: &Path, bar: &Bar, mut patience: Patience) -> Result<Fetched, Problem> {
-    let ask = Fetch { what: name(wanted), to: Some(to.to_owned()) };
+async fn by_node(network: &InNetwork<'_>, wanted: &Wanted, places: Places, bar: &Bar, mut patience: Patience) -> Result<Fetched, Problem> {
+    let ask = Fetch { what: name(wanted), to: Some(places.to), seed: places.seed };
     let path = network.path("fetch");
     let mut events = patience.wait(network.context.client.post_lines::<_, FetchEvent>(&path, &ask)).await??;
     loop {
@@ -151,14 +162,14 @@ async fn by_node(network: &InNetwork<'_>, wanted: &Wanted, to: &Path, bar: &Bar,
 }
 
 /// Through a node that lives only for this.
-async fn by_ticket(ticket: &Ticket, wanted: &Wanted, to: &Path, bar: &Bar, mut patience: Patience) -> Result<Fetched, Problem> {
+async fn by_ticket(ticket: &Ticket, wanted: &Wanted, places: Places, bar: &Bar, mut patience: Patience) -> Result<Fetched, Problem> {
     let Wanted::Release { channel, name } = wanted else {
         return Err(Problem::usage(
             "a ticket link to a hash needs a node of its network: `barn join` the ticket first, or fetch CHANNEL/NAME",
         ));
     };
     let (sender, mut progress) = watch::channel(FetchProgress::default());
-    let fetching = crate::daemon::ephemeral_fetch(ticket, channel, name, Some(to.to_owned()), sender);
+    let fetching = crate::daemon::ephemeral_fetch(ticket, channel, name, Some(places.to), places.seed, sender);
     tokio::pin!(fetching);
     let mut watching = true;
     loop {
@@ -289,6 +300,9 @@ fn fetched_text(fetched: &Fetched, file: Option<&Path>, took: Duration) -> Strin
         let share = count.saturating_mul(100).checked_div(served).unwrap_or(0);
         fact("from", format!("{}  {} ({share} %)", node.short(), bytes(*count)));
     }
+    if fetched.copied > 0 {
+        fact("copied", format!("{} that older versions have too; {} were fetched", bytes(fetched.copied), bytes(served)));
+    }
     if fetched.already_had > 0 {
         fact("here before", bytes(fetched.already_had));
     }
@@ -312,6 +326,7 @@ mod tests {
             hash: BlobHash([1; 32]),
             length: 4096,
             already_had: 1024,
+            copied: 512,
             bytes_by_peer: BTreeMap::from([(NodeId([7; 32]), 2048), (NodeId([8; 32]), 1024)]),
             release: None,
             built_by: vec![(Some(BatchId([5; 32])), "image".into(), vec![operator(1), operator(2)])],
@@ -322,6 +337,7 @@ mod tests {
             "0101010101 0202020202  (image in batch 0505050505)",
             "0707070707  2.0 KiB (66 %)",
             "1.0 KiB (33 %)",
+            "512 B that older versions have too; 3.0 KiB were fetched",
             "the hash is all",
         ];
         for part in wanted {

@@ -258,6 +258,7 @@ async fn a_fetch_writes_the_file_and_passes_refusals_on() {
         hash: BlobHash::of(b"bytes"),
         length: 5,
         already_had: 0,
+        copied: 0,
         bytes_by_peer: BTreeMap::new(),
         release: None,
         built_by: Vec::new(),

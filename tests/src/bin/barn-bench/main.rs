@@ -1,6 +1,7 @@
 //! `barn-bench AREA…`: measures what the project promises, on real processes, and writes `target/bench/AREA.json` in the
 //! form that INTERFACES fixes. No test runs this: figures depend on the machine.
 
+mod difference;
 mod dispatch;
 mod engine;
 mod figure;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Area {
     /// From `barn submit` to the first program in the sandbox.
     Dispatch,
+    /// What a new image costs who has an older one.
+    Difference,
     /// What an idle node costs.
     Idle,
     /// The engine alone.
@@ -50,7 +53,7 @@ enum Area {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let areas = if arguments.areas.is_empty() {
-        vec![Area::Dispatch, Area::Idle, Area::Engine, Area::Simulation, Area::Store, Area::Swarm]
+        vec![Area::Dispatch, Area::Difference, Area::Idle, Area::Engine, Area::Simulation, Area::Store, Area::Swarm]
     } else {
         arguments.areas
     };
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     for area in areas {
         let (name, measured) = match area {
             Area::Dispatch => ("dispatch", dispatch::measure()),
+            Area::Difference => ("difference", difference::measure()),
             Area::Idle => ("idle", idle::measure()),
             Area::Engine => ("engine", engine::measure()),
             Area::Simulation => ("simulation", simulation::measure()),
