@@ -58,7 +58,7 @@ impl Default for Limits {
             peers_per_network: 32,
             peers_wanted: 8,
             connections: 256,
-            serving: 16,
+            serving: 32,
             syncs: 4,
             sync_interval: Duration::from_secs(30),
             stall: Duration::from_secs(10),

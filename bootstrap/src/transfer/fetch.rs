@@ -317,6 +317,8 @@ struct Providers<'a> {
     /// Those that did not have it, and when they are asked again.
     absent: Vec<(Instant, NodeId)>,
     attempts: BTreeMap<NodeId, u32>,
+    /// What each had delivered when it last failed: who delivers is tried again as often as it takes.
+    delivered: BTreeMap<NodeId, u64>,
     outcomes: BTreeMap<NodeId, String>,
     too_long: Option<u64>,
     /// As long as the blob may be small: when the next one is asked.
@@ -331,6 +333,7 @@ impl<'a> Providers<'a> {
             waiting: VecDeque::new(),
             absent: Vec::new(),
             attempts: BTreeMap::new(),
+            delivered: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             too_long: None,
             next_hedge: Instant::now(),
@@ -424,6 +427,10 @@ impl<'a> Providers<'a> {
             Lost::Refused | Lost::Relayed | Lost::OtherLength { .. } => {}
             Lost::Busy | Lost::Connection(_) => {
                 let attempts = self.attempts.entry(node).or_default();
+                let delivered = self.fetch.state().bytes_by_peer.get(&node).copied().unwrap_or_default();
+                if self.delivered.insert(node, delivered).unwrap_or_default() < delivered {
+                    *attempts = 0;
+                }
                 *attempts += 1;
                 if *attempts < ATTEMPTS_MAX {
                     self.waiting.push_back((Instant::now() + RETRY_AFTER * *attempts, node));

@@ -20,6 +20,8 @@ const STEAL_AFTER_MIN: Duration = Duration::from_millis(500);
 const STEAL_AFTER_MEANS: u32 = 3;
 /// How many providers may work on one unit.
 const COPIES_MAX: usize = 2;
+/// Of so many waiting units the one is taken that the fewest others could give.
+const LOOKED_AT: usize = 256;
 
 /// What a provider should do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ struct Provider {
     taken: usize,
     done: u32,
     busy: Duration,
+    /// What it has, where that is a part: it fetches too.
+    part: Option<Held>,
 }
 
 /// The units of one blob that are not verified yet, and who fetches them. Times are ages of the fetch.
@@ -58,6 +62,8 @@ pub struct Schedule {
     /// Where the search for a waiting unit starts, so that fetchers of one blob don't all ask for the same units and
     /// can serve each other.
     cursor: u64,
+    /// Makes this fetcher's order among units that are as rare as each other another one than that of all others.
+    seed: u64,
     /// The last unit, until it is done. It goes first, since it proves the length: until then a fetcher can't serve
     /// others, which have no other proof of it.
     proof: Option<u64>,
@@ -75,7 +81,17 @@ impl Schedule {
         let waiting: BTreeSet<u64> = open.keys().copied().collect();
         let last = open.last_key_value().map(|(&start, _)| start);
         let cursor = last.map_or(0, |last| seed % (last + 1));
-        Self { units: waiting.len(), open, waiting, providers: BTreeMap::new(), cursor, proof: last, proof_alone: prove_length, stolen: 0 }
+        Self {
+            units: waiting.len(),
+            open,
+            waiting,
+            providers: BTreeMap::new(),
+            cursor,
+            seed,
+            proof: last,
+            proof_alone: prove_length,
+            stolen: 0,
+        }
     }
 
     /// Whether every unit is done.
@@ -111,7 +127,13 @@ impl Schedule {
         if self.open.is_empty() {
             return Next::Finished;
         }
-        if let Some(start) = self.waiting_for(held) {
+        let provider = self.providers.entry(node).or_default();
+        match held {
+            Held::All => provider.part = None,
+            Held::Ranges(_) if provider.part.as_ref() != Some(held) => provider.part = Some(held.clone()),
+            Held::Ranges(_) => {}
+        }
+        if let Some(start) = self.waiting_for(&node, held) {
             if self.proof != Some(start) {
                 if now < FAIR_START && !self.may_take_more(&node) {
                     return Next::Wait(Some(FAIR_START));
@@ -149,8 +171,10 @@ impl Schedule {
         }
     }
 
-    /// The first waiting unit from the cursor on, around the end, that is in `held`.
-    fn waiting_for(&self, held: &Held) -> Option<u64> {
+    /// The first waiting unit from the cursor on, around the end, that is in `held`. Where others fetch it too, one of the next
+    /// that the fewest of them could give, and of those any: the one that has it all then gives each unit about once, and
+    /// they have the rest from each other. In the order of the blob all would lack the same, and ask for it all at once.
+    fn waiting_for(&self, node: &NodeId, held: &Held) -> Option<u64> {
         let is_held = |start: &&u64| self.open.get(start).is_some_and(|unit| held.covers(&ByteRange { start: **start, end: unit.end }));
         if let Some(proof) = self.proof {
             let first = self.waiting.get(&proof).filter(is_held);
@@ -158,8 +182,17 @@ impl Schedule {
                 return first.copied();
             }
         }
-        let behind = self.waiting.range(self.cursor..).find(is_held);
-        behind.or_else(|| self.waiting.range(..self.cursor).find(is_held)).copied()
+        let in_line = self.waiting.range(self.cursor..).chain(self.waiting.range(..self.cursor));
+        let mut others = self.providers.iter().filter(|(other, _)| *other != node).filter_map(|(_, other)| other.part.as_ref()).peekable();
+        if others.peek().is_none() {
+            return in_line.copied().find(|start| is_held(&start));
+        }
+        let others: Vec<&Held> = others.collect();
+        let givers = |start: &u64| {
+            let range = ByteRange { start: *start, end: self.open.get(start).map_or(*start, |unit| unit.end) };
+            others.iter().filter(|part| part.covers(&range)).count()
+        };
+        in_line.filter(is_held).take(LOOKED_AT).min_by_key(|start| (givers(start), blend(**start ^ self.seed))).copied()
     }
 
     /// Whether `node` is below its equal share, or all others have had theirs.
@@ -205,11 +238,19 @@ impl Schedule {
     }
 }
 
+/// A number that has nothing to do with those of its neighbours: the last step of splitmix64 (Steele, Lea and Flood, 2014).
+const fn blend(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bounded::BoundedVec;
 
     const MIB: u64 = 1 << 20;
 
@@ -269,6 +310,33 @@ mod tests {
         assert!(schedule.done(&node(2), unit.start, STEAL_AFTER_MIN));
         assert!(!schedule.done(&node(1), unit.start, STEAL_AFTER_MIN), "the late copy is not counted");
         assert_eq!(schedule.next(node(1), &Held::All, STEAL_AFTER_MIN), Next::Finished);
+    }
+
+    /// What another fetcher has is left to it, as long as the one that has it all has something that nobody else has.
+    #[test]
+    fn unit_that_fewest_could_give_is_asked_for_first() {
+        let mut schedule = Schedule::new(&units(4), false, 0);
+        let part = Held::Ranges(BoundedVec::try_from(vec![ByteRange { start: 0, end: 2 * MIB }]).unwrap());
+        // The last, since it proves the length; then what the other lacks.
+        assert_eq!(schedule.next(node(2), &part, FAIR_START), Next::Unit(units(4)[0]));
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(4)[3]));
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(4)[2]));
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(4)[1]), "it does not stand idle");
+    }
+
+    /// Ten fetchers asked the one that had it all for the same unit at the same moment, each time.
+    #[test]
+    fn fetchers_that_lack_the_same_units_ask_for_different_ones() {
+        let nothing = Held::Ranges(BoundedVec::new());
+        let first = |seed: u64| {
+            let mut schedule = Schedule::new(&units(64), false, seed);
+            assert!(matches!(schedule.next(node(2), &nothing, FAIR_START), Next::Wait(_)));
+            assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(64)[63]));
+            let Next::Unit(unit) = schedule.next(node(1), &Held::All, FAIR_START) else { panic!("a unit waits") };
+            unit.start
+        };
+        let asked: BTreeSet<u64> = (0..10).map(first).collect();
+        assert!(asked.len() >= 7, "{asked:?}");
     }
 
     proptest! {

@@ -190,7 +190,7 @@ fn with_faults(work: &Path, file: &Path, round: usize) -> anyhow::Result<f64> {
 /// aria2c from all four, in seconds.
 fn aria2c(street: &Street) -> anyhow::Result<f64> {
     let mut command = street.houses[PROVIDERS].command("aria2c");
-    command.args(["--quiet", "-x1", "-s4", "-k1M", "--file-allocation=none", "--allow-overwrite=true", "-d"]).arg(street.folder.path());
+    command.args(["--quiet", "-x4", "-s4", "-k1M", "--file-allocation=none", "--allow-overwrite=true", "-d"]).arg(street.folder.path());
     command.args(["-o", "aria"]).args((0..PROVIDERS).map(|house| format!("http://127.0.0.1:{}/blob", street.ports[house][1])));
     let start = Instant::now();
     let output = command.stdin(Stdio::null()).output().context("aria2c can't be run")?;

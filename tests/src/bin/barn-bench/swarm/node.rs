@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use barnraiser_bootstrap::{BlobAccess, FetchRequest, Limits, Multiaddr, NetConfig, RecordSource};
+use barnraiser_bootstrap::{BlobAccess, FetchRequest, Limits, Multiaddr, Net, NetConfig, RecordSource};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::sync::{ItemSet, Window};
@@ -20,6 +20,11 @@ use barnraiser_store::{Durability, Store};
 use serde::{Deserialize, Serialize};
 
 use super::{liar, raw, usage};
+
+/// How often a node that may be starting is dialled, ...
+const REACH_TRIES: usize = 30;
+/// ... and how long between.
+const REACH_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a node is to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -164,6 +169,17 @@ pub fn key_of(store: &Path) -> SecretKey {
     SecretKey::from_seed(blake3::hash(store.as_os_str().as_encoded_bytes()).as_bytes())
 }
 
+/// Connects to a node that may be starting too. One that does not come is looked for again while others deliver.
+async fn reach(net: &Net, node: NodeId, address: &Multiaddr) {
+    for _ in 0..REACH_TRIES {
+        match net.dial(node, vec![address.clone()]).await {
+            Ok(()) => return,
+            Err(_) => tokio::time::sleep(REACH_AGAIN).await,
+        }
+    }
+    eprintln!("swarm: {} is not there", node.short());
+}
+
 async fn work(task: Task) -> anyhow::Result<Done> {
     let start = Instant::now();
     let (folder, listen) = match &task {
@@ -194,20 +210,14 @@ async fn work(task: Task) -> anyhow::Result<Done> {
                 if let Some(address) = net.addresses().await.into_iter().next() {
                     break address;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
             };
             let mut out = std::io::stdout().lock();
             writeln!(out, "{}", serde_json::to_string(&Ready { node, address, hash })?)?;
             out.flush()?;
         }
         Task::Fetch { hash, providers, to, .. } => {
-            let connecting = providers.iter().map(|(node, address)| net.dial(*node, vec![address.clone()]));
-            for (connected, (node, _)) in connecting.zip(&providers) {
-                // One that is not there yet is looked for again while the others deliver.
-                if let Err(error) = connected.await {
-                    eprintln!("swarm: {}: {error}", node.short());
-                }
-            }
+            futures::future::join_all(providers.iter().map(|(node, address)| reach(&net, *node, address))).await;
             let request = FetchRequest {
                 hash,
                 length: None,
