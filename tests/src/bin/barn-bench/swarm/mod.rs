@@ -41,13 +41,9 @@ pub fn measure() -> anyhow::Result<Vec<Figure>> {
     std::fs::create_dir_all(&work)?;
     let work = std::path::absolute(work)?;
     let mut figures = one_provider(&work)?;
-    let on_lines: [(&'static str, &'static str, fn(&Path) -> anyhow::Result<Vec<Figure>>); 2] =
-        [("swarm.four_providers", "times", lines::four_providers), ("swarm.ten_fetchers", "times", lines::ten_fetchers)];
-    for (name, unit, measured) in on_lines {
-        match measured(&work) {
-            Ok(more) => figures.extend(more),
-            Err(error) => figures.push(Figure::missing(name, unit, f64::INFINITY, format!("could not be measured: {error:#}"))),
-        }
+    for (name, more) in [("swarm.four_providers", lines::four_providers(&work)), ("swarm.ten_fetchers", lines::ten_fetchers(&work))] {
+        figures
+            .extend(more.unwrap_or_else(|error| vec![Figure::missing(name, "times", f64::INFINITY, format!("not measured: {error:#}"))]));
     }
     std::fs::remove_dir_all(&work)?;
     Ok(figures)
