@@ -188,8 +188,21 @@ impl<'a> Provider<'a> {
             if let Some(range) = asked.pop_front() {
                 let mut bytes = std::mem::take(&mut spare);
                 let taking = tokio::time::timeout(limits.unit_time_max, self.take(stream, range, &mut bytes));
-                let (taken, kept) = futures::join!(taking, OptionFuture::from(keeping.take()));
-                spare = kept.unwrap_or(Ok(Vec::new()))?;
+                let mut kept = OptionFuture::from(keeping.take());
+                // A wrong byte ends it at once; what is right is kept, whatever comes next.
+                let taken = {
+                    let mut taking = std::pin::pin!(taking);
+                    tokio::select! {
+                        result = &mut kept => {
+                            spare = result.unwrap_or(Ok(Vec::new()))?;
+                            taking.await
+                        }
+                        taken = &mut taking => {
+                            spare = kept.await.unwrap_or(Ok(Vec::new()))?;
+                            taken
+                        }
+                    }
+                };
                 if taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
                     keeping = Some(self.keep(range, bytes).boxed());
                 }
