@@ -59,20 +59,21 @@ impl Store {
         Ok(true)
     }
 
-    /// Evicts what is only cached and not pinned, least recently used first, until the blobs take `quota_bytes` at most;
-    /// removes files that nothing refers to, what has been in quarantine for a week, and fetches that were left for a
+    /// Evicts what is only cached and not pinned, least recently used first, until the blobs take `quota_bytes` at most (what is held stays all the
+    /// same); removes files that nothing refers to, what has been in quarantine for a week, and fetches that were left for a
     /// month. Safe beside everything else: an open blob can be read to its end.
     ///
     /// # Errors
     /// [`Fault`]; what was done until then stays done.
     pub fn gc(&self, quota_bytes: u64) -> Result<Collected, Fault> {
         let mut collected = Collected::default();
-        self.evict_to(quota_bytes, &mut collected)?;
+        self.evict_to(quota_bytes, 0, &mut collected)?;
         self.remove_orphans(&mut collected)?;
         Ok(collected)
     }
 
-    fn evict_to(&self, quota_bytes: u64, collected: &mut Collected) -> Result<(), Fault> {
+    /// Evicts until the blobs take `quota_bytes`; nothing good that was used within `grace_s`.
+    pub(crate) fn evict_to(&self, quota_bytes: u64, grace_s: u64, collected: &mut Collected) -> Result<(), Fault> {
         let (pinned, pins_seen) = self.pinned()?;
         let (mut total, mut candidates) = (0u64, Vec::new());
         for item in self.entries() {
@@ -87,6 +88,9 @@ impl Store {
         let (now, mut small) = (now_s(), false);
         for (good, used, hash, entry) in candidates {
             let expired = !good && used.saturating_add(QUARANTINE_S) < now;
+            if good && grace_s > 0 && used.saturating_add(grace_s) > now {
+                continue;
+            }
             if (total > quota_bytes || expired) && self.evict(&hash, &entry, pins_seen)? {
                 total = total.saturating_sub(entry.length);
                 collected.blobs += 1;
@@ -123,7 +127,7 @@ impl Store {
             return Ok(false);
         }
         let _stripe = self.stripe(hash);
-        if self.entry(hash)?.as_ref() != Some(seen) {
+        if self.entry(hash)?.as_ref() != Some(seen) || self.held().contains_key(hash) {
             return Ok(false);
         }
         let mut batch = WriteBatch::default();
@@ -146,7 +150,9 @@ impl Store {
         let pins = self.pins_changed().read().unwrap_or_else(PoisonError::into_inner);
         let _stripe = self.stripe(hash);
         let entry = self.good_entry(hash)?.filter(|entry| entry.class == Class::Cached && entry.place == Place::File);
-        let Some(entry) = entry.filter(|_| *pins == pins_seen && !pinned.contains(hash)) else { return Ok(false) };
+        let Some(entry) = entry.filter(|_| *pins == pins_seen && !pinned.contains(hash) && !self.held().contains_key(hash)) else {
+            return Ok(false);
+        };
         // An entry without a file, as it is for a moment, is a blob that is damaged: whoever wants it fetches it again.
         match self.disk().rename(&self.blob_path(hash), to) {
             Ok(()) => {}
