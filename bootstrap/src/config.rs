@@ -7,8 +7,11 @@ use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::sync::Window;
 use barnraiser_protocol::time::Timestamp;
+use barnraiser_protocol::transfer::{CHUNK_BYTES_MAX, GET_BYTES_MAX};
 use barnraiser_store::Store;
 use libp2p::Multiaddr;
+
+use crate::traffic::Rates;
 
 /// Whether a blob may be given away.
 pub trait BlobAccess: Send + Sync {
@@ -50,6 +53,11 @@ pub struct Limits {
     pub stall: Duration,
     /// The longest that a provider may take for one unit.
     pub unit_time_max: Duration,
+    /// How fast bytes may move.
+    pub rates: Rates,
+    /// Units and inline blobs that are read, or wait to be sent, for one peer: so much of this node's memory a slow reader holds at
+    /// most, whatever the number of its streams.
+    pub serving_per_peer: usize,
 }
 
 impl Default for Limits {
@@ -58,12 +66,25 @@ impl Default for Limits {
             peers_per_network: 32,
             peers_wanted: 8,
             connections: 256,
-            serving: 32,
+            serving: 48,
             syncs: 4,
             sync_interval: Duration::from_secs(30),
             stall: Duration::from_secs(10),
             unit_time_max: Duration::from_secs(180),
+            rates: Rates::default(),
+            serving_per_peer: 12,
         }
+    }
+}
+
+/// Fetches from so many providers at once share what may be received: eight of each of four blobs.
+const SHARING: u64 = 32;
+
+impl Limits {
+    /// Where little may be received, a provider that waits for its share is not taken for one that stalls.
+    pub(crate) fn share_rates(&mut self) {
+        self.stall = self.rates.patience(self.stall, CHUNK_BYTES_MAX as u64, SHARING);
+        self.unit_time_max = self.rates.patience(self.unit_time_max, GET_BYTES_MAX, SHARING);
     }
 }
 

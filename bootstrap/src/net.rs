@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
 use barnraiser_protocol::transfer::spread::Ration;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,6 +18,7 @@ use crate::substream::Opener;
 use crate::swarm::{self, Command};
 use crate::sync::{self, SyncError, SyncReport};
 use crate::topic::Topic;
+use crate::traffic::Traffic;
 use crate::transfer::{self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, SeedChoice};
 
 /// Why the network could not be started.
@@ -101,8 +102,11 @@ pub(crate) struct Context {
     pub(crate) commands: mpsc::Sender<Command>,
     /// Ends with the swarm's task, whoever still holds a handle: that is how the owner sees the end.
     events: mpsc::WeakSender<NetEvent>,
-    /// One permit for each unit that is read for a peer.
-    pub(crate) serving: Arc<Semaphore>,
+    pub(crate) traffic: Arc<Traffic>,
+    /// One permit for each unit that is read for a peer, ...
+    serving: Arc<Semaphore>,
+    /// ... and of those each peer has so many.
+    serving_by_peer: Mutex<BTreeMap<NodeId, Weak<Semaphore>>>,
     /// Held while a chunk list is made, which reads a whole blob.
     pub(crate) chunking: Arc<Semaphore>,
     /// Who takes what everybody wants, by the age of `since`.
@@ -119,13 +123,22 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(config: NetConfig, opener: Opener, commands: mpsc::Sender<Command>, events: mpsc::WeakSender<NetEvent>) -> Self {
+    pub(crate) fn new(
+        config: NetConfig,
+        traffic: Arc<Traffic>,
+        opener: Opener,
+        commands: mpsc::Sender<Command>,
+        events: mpsc::WeakSender<NetEvent>,
+    ) -> Self {
+        let serving = config.limits.rates.units_at_once(config.limits.serving);
         Self {
             local: config.key.node(),
             opener,
             commands,
             events,
-            serving: Arc::new(Semaphore::new(config.limits.serving.max(1))),
+            traffic,
+            serving: Arc::new(Semaphore::new(serving)),
+            serving_by_peer: Mutex::default(),
             chunking: Arc::new(Semaphore::new(1)),
             rations: Mutex::default(),
             since: Instant::now(),
@@ -174,6 +187,24 @@ impl Context {
         self.rations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for room to read a unit for `to`. The room of a peer that takes slowly is its own: others don't wait for it.
+    pub(crate) async fn serving(&self, to: &NodeId) -> Option<Serving> {
+        let of_peer = {
+            let mut all = self.serving_by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, room| room.strong_count() > 0);
+            all.get(to).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let limits = &self.config.limits;
+                // A quarter of all at most, and enough for one stream: a unit that is read, one that waits, one that is sent.
+                let quarter = limits.rates.units_at_once(limits.serving) / 4;
+                let room = Arc::new(Semaphore::new(limits.serving_per_peer.min(quarter.max(3)).max(1)));
+                all.insert(*to, Arc::downgrade(&room));
+                room
+            })
+        };
+        let of_peer = of_peer.acquire_owned().await.ok()?;
+        Some(Serving { _of_peer: of_peer, _of_all: self.serving.clone().acquire_owned().await.ok()? })
+    }
+
     /// The lock that a fetch of `hash` holds.
     pub(crate) fn fetch_turn(&self, hash: BlobHash) -> Arc<tokio::sync::Mutex<()>> {
         let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,6 +237,12 @@ impl Context {
         self.ask(|reply| Command::Connect { peer, addresses, reply }).await?.map_err(|reason| NetError::Unreachable { node, reason })?;
         Ok(peer)
     }
+}
+
+/// Room for one unit that is read and sent; see [`Context::serving`].
+pub(crate) struct Serving {
+    _of_peer: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// The network of this node. Cheap to clone; when the last clone is dropped, the network is shut down.
@@ -349,6 +386,11 @@ impl Net {
     /// [`NetError`].
     pub async fn unprovide(&self, hash: BlobHash) -> Result<(), NetError> {
         self.context.ask(|reply| Command::Provide { hash, wanted: false, reply }).await?
+    }
+
+    /// The traffic of this node: how much has moved, and whether bulk may.
+    pub fn traffic(&self) -> &Traffic {
+        &self.context.traffic
     }
 
     /// Everybody connected, entry servers included. Empty after a shutdown.

@@ -20,7 +20,7 @@ use futures::StreamExt as _;
 use libp2p::gossipsub::{MessageAcceptance, PublishError};
 use libp2p::identity::Keypair;
 use libp2p::kad::QueryId;
-use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -32,6 +32,8 @@ use crate::identity::{keypair, node_id, with_peer};
 use crate::net::{Context, NetError, PeerInfo, StartError};
 use crate::substream::Inbound;
 use crate::topic::Topic;
+use crate::traffic::transport::transport;
+use crate::traffic::{Rates, Traffic};
 use crate::{sync, transfer};
 use behaviour::{Announcements, Control, Node, blob_key, topic_score};
 use book::Book;
@@ -123,7 +125,10 @@ pub(crate) fn start(
     let key = keypair(&config.key).map_err(|error| StartError::Key(error.to_string()))?;
     let (behaviour, opener, inbound) =
         behaviour::node(&key, config.agent.clone(), &config.limits, &PROTOCOLS).map_err(StartError::Setup)?;
-    let mut swarm = swarm(key, behaviour)?;
+    let mut config = config;
+    config.limits.share_rates();
+    let traffic = Arc::new(Traffic::new(config.limits.rates));
+    let mut swarm = swarm_counted(key, behaviour, &traffic)?;
     for address in &config.listen {
         swarm.listen_on(address.clone()).map_err(|error| StartError::Listen { address: address.clone(), reason: error.to_string() })?;
     }
@@ -132,7 +137,9 @@ pub(crate) fn start(
     }
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
-    let context = Arc::new(Context::new(config, opener, commands_in, events_in.downgrade()));
+    let context = Arc::new(Context::new(config, traffic.clone(), opener, commands_in, events_in.downgrade()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { traffic.run().await });
     let driver = Driver {
         context: context.clone(),
         swarm,
@@ -148,22 +155,27 @@ pub(crate) fn start(
         announcements: Announcements::default(),
         lookups: HashMap::new(),
         connecting: HashMap::new(),
-        tasks: JoinSet::new(),
+        tasks,
     };
     Ok((context, events, Box::pin(driver.run(stop))))
 }
 
-/// A swarm over TCP (noise, yamux) and QUIC, with names resolved by DNS where this machine is set up for that.
+/// A swarm over TCP (noise, yamux) and QUIC, with names resolved by DNS where this machine is set up for that, and without
+/// limits on its traffic.
 ///
 /// # Errors
 /// [`StartError::Setup`] where this machine lacks something.
 pub fn swarm<B: libp2p::swarm::NetworkBehaviour>(key: Keypair, behaviour: B) -> Result<Swarm<B>, StartError> {
+    swarm_counted(key, behaviour, &Arc::new(Traffic::new(Rates::default())))
+}
+
+/// As [`swarm`], with all bytes going by `traffic`.
+fn swarm_counted<B: libp2p::swarm::NetworkBehaviour>(key: Keypair, behaviour: B, traffic: &Arc<Traffic>) -> Result<Swarm<B>, StartError> {
     let idle = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE_TIMEOUT);
     let transports = |key: Keypair| {
-        let tcp = tcp::Config::default().nodelay(true);
+        let counted = transport(&key, traffic).map_err(|error| StartError::Setup(error.to_string()))?;
         let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
-        let builder = builder.with_tcp(tcp, noise::Config::new, yamux::Config::default);
-        builder.map(|builder| builder.with_quic()).map_err(|error| StartError::Setup(error.to_string()))
+        builder.with_other_transport(|_| counted).map_err(|never| match never {})
     };
     let setup = |error: Box<dyn std::error::Error + Send + Sync>| StartError::Setup(error.to_string());
     match transports(key.clone())?.with_dns() {
@@ -197,7 +209,10 @@ impl Driver {
                     // Nobody will ever take them.
                     _ => self.late.clear(),
                 },
-                _ = tick.tick() => self.on_tick(Instant::now()),
+                _ = tick.tick() => {
+                    self.context.traffic.sample();
+                    self.on_tick(Instant::now());
+                }
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended && error.is_panic() {
                         tracing::error!(%error, "a task of the network failed");

@@ -79,6 +79,13 @@ impl<'a> Fetch<'a> {
         &self.request.hash
     }
 
+    /// Why no more of a blob of this length may be asked for now.
+    pub(super) fn kept_back(&self, length: u64) -> Option<FetchError> {
+        let traffic = &self.context.traffic;
+        let why = traffic.keeps_back(length).then(|| traffic.resting()).flatten()?;
+        Some(FetchError::Resting { hash: *self.hash(), why })
+    }
+
     /// Settles on `length` as `node` states it, or says why not. Waits as long as another length is being tried.
     pub(super) async fn begin(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
         loop {
@@ -239,6 +246,11 @@ pub(crate) async fn fetch(
     let here = blocking(hash, move || store.length(&hash).map_err(PartialError::from)).await?;
     if let Some(length) = here {
         return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0 });
+    }
+    if let Some(length) = request.length
+        && let Some(why) = context.traffic.resting().filter(|_| context.traffic.keeps_back(length))
+    {
+        return Err(FetchError::Resting { hash, why });
     }
     let fetch = Fetch {
         context,

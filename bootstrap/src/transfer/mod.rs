@@ -119,6 +119,14 @@ pub enum FetchError {
         /// What was allowed.
         limit: u64,
     },
+    /// Bulk rests on this node: by its own clock, or since what may move in a month has.
+    #[error("blob {hash} is not fetched now: {why}")]
+    Resting {
+        /// The blob.
+        hash: BlobHash,
+        /// Why bulk rests.
+        why: String,
+    },
     /// The store of this node.
     #[error("blob {hash} can't be stored: {source}")]
     Store {

@@ -13,12 +13,14 @@ use libp2p::PeerId;
 use libp2p::swarm::Stream;
 use tokio::time::Instant;
 
+use super::data::{self, Form};
 use super::fetch::{Fetch, blocking};
-use super::{FetchError, PROTOCOL, data};
+use super::{FetchError, PROTOCOL};
 use crate::event::Misbehaviour;
 use crate::net::NetError;
 use crate::substream::frame::{self, FrameError, within};
 use crate::substream::{Lane, OpenError};
+use crate::traffic::pack;
 
 /// Units asked for ahead on a bulk connection: while one arrives, the next is asked for, and the one before is being proven.
 const DEPTH_BULK: usize = 2;
@@ -110,8 +112,8 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
     if has_data {
         let range = ByteRange { start: 0, end: length };
         let mut bytes = Vec::new();
-        provider.data(&mut control, range, &mut bytes).await?;
-        return provider.keep(range, bytes).await.map(|_| ());
+        let form = provider.data(&mut control, range, false, &mut bytes).await?;
+        return provider.keep(range, bytes, form).await.map(|_| ());
     }
     let (mut stream, depth) = provider.lane(peer, control).await?;
     provider.units(&mut stream, depth).await
@@ -171,9 +173,15 @@ impl<'a> Provider<'a> {
             let changed = self.fetch.changed.notified();
             let mut wait = None;
             while asked.len() < depth {
+                if let Some(why) = self.fetch.kept_back(self.partial.length()) {
+                    if asked.is_empty() && keeping.is_none() {
+                        return Err(Lost::Fatal(why));
+                    }
+                    break;
+                }
                 match self.fetch.next(self.node, &self.held) {
                     (Next::Unit(range), _) => {
-                        let request = Request::Get { hash: *self.fetch.hash(), range };
+                        let request = Request::Get { hash: *self.fetch.hash(), range, zstd: true };
                         asked.push_back(range);
                         within(limits.stall, frame::write(stream, &request)).await?;
                     }
@@ -203,8 +211,8 @@ impl<'a> Provider<'a> {
                         }
                     }
                 };
-                if taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
-                    keeping = Some(self.keep(range, bytes).boxed());
+                if let Some(form) = taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
+                    keeping = Some(self.keep(range, bytes, form).boxed());
                 }
                 continue;
             }
@@ -230,21 +238,20 @@ impl<'a> Provider<'a> {
         }
     }
 
-    /// Takes the answer to the request for `range` into `bytes`. False where the provider has lost it.
-    async fn take(&mut self, stream: &mut Stream, range: ByteRange, bytes: &mut Vec<u8>) -> Result<bool, Lost> {
+    /// Takes the answer to the request for `range` into `bytes`. None where the provider has lost it.
+    async fn take(&mut self, stream: &mut Stream, range: ByteRange, bytes: &mut Vec<u8>) -> Result<Option<Form>, Lost> {
         match answer(self.fetch.context.config.limits.stall, stream).await {
             Ok((length, held, has_data)) => {
                 self.check(length, has_data, true)?;
                 self.held = held;
-                self.data(stream, range, bytes).await?;
-                Ok(true)
+                Ok(Some(self.data(stream, range, true, bytes).await?))
             }
             Err(Lost::NotFound) if self.misses < MISSES_MAX => {
                 self.misses += 1;
                 self.fetch.failed(self.node, range);
                 // Until it is asked again, it has nothing.
                 self.held = Held::Ranges(barnraiser_protocol::bounded::BoundedVec::new());
-                Ok(false)
+                Ok(None)
             }
             Err(lost) => Err(lost),
         }
@@ -261,20 +268,35 @@ impl<'a> Provider<'a> {
         Ok(())
     }
 
-    async fn data(&self, stream: &mut Stream, range: ByteRange, bytes: &mut Vec<u8>) -> Result<(), Lost> {
+    async fn data(&self, stream: &mut Stream, range: ByteRange, zstd: bool, bytes: &mut Vec<u8>) -> Result<Form, Lost> {
+        Ok(data::read(stream, bytes, self.encoded(range), zstd, self.fetch.context.config.limits.stall).await?)
+    }
+
+    /// The length of what proves a range and its bytes.
+    fn encoded(&self, range: ByteRange) -> usize {
         // A unit's encoding is about a MiB.
-        let expected = encoded_length(&(range.start..range.end), self.partial.length()) as usize;
-        Ok(data::read(stream, bytes, expected, self.fetch.context.config.limits.stall).await?)
+        encoded_length(&(range.start..range.end), self.partial.length()) as usize
     }
 
     /// Has the store prove and keep a unit: from now on, and not only once somebody waits for it. Gives the bytes back, for the
     /// next.
-    fn keep(&self, range: ByteRange, bytes: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, Lost>> + Send + use<'a> {
-        let (fetch, node, partial) = (self.fetch, self.node, self.partial.clone());
-        let writing = blocking(*fetch.hash(), move || partial.write_unit(range.start..range.end, &bytes).map(|()| bytes));
+    fn keep(&self, range: ByteRange, bytes: Vec<u8>, form: Form) -> impl Future<Output = Result<Vec<u8>, Lost>> + Send + use<'a> {
+        let (fetch, node, partial, expected) = (self.fetch, self.node, self.partial.clone(), self.encoded(range));
+        let writing = blocking(*fetch.hash(), move || {
+            let bytes = match form {
+                Form::Plain => bytes,
+                Form::Zstd => match pack::unpack(&bytes, expected) {
+                    Ok(bytes) => bytes,
+                    Err(error) => return Ok(Err(error)),
+                },
+            };
+            partial.write_unit(range.start..range.end, &bytes).map(|()| Ok(bytes))
+        });
         async move {
             match writing.await {
-                Ok(bytes) => {
+                // One that inflates to something else is as wrong as any other byte.
+                Ok(Err(error)) => Err(Lost::Misbehaved(Misbehaviour::WrongBytes(format!("what was compressed is not the unit: {error}")))),
+                Ok(Ok(bytes)) => {
                     fetch.done(node, range);
                     Ok(bytes)
                 }

@@ -2,8 +2,8 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NodeId};
@@ -14,14 +14,16 @@ use barnraiser_store::{Available, Store};
 use futures::{AsyncRead, AsyncReadExt as _};
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use super::{data, difference};
+use super::data::{self, Form};
+use super::difference;
 use crate::event::Misbehaviour;
 use crate::identity::node_id;
-use crate::net::Context;
+use crate::net::{Context, Serving};
 use crate::substream::Inbound;
 use crate::substream::frame::{self, FrameError, within};
+use crate::traffic::{Pace, pack};
 
 /// A stream on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -52,7 +54,8 @@ struct Ready<'a> {
 /// The data behind an answer, and what is reserved for it until it is sent or can't be.
 struct Data<'a> {
     bytes: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
+    form: Form,
+    _room: Serving,
     _taken: Taken<'a>,
 }
 
@@ -74,12 +77,15 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream,
     let (mut reader, mut writer) = stream.split();
     let (ready, mut to_send) = mpsc::channel(1);
     let unsent = AtomicUsize::new(0);
+    // Bytes a second that the peer took lately; 0 as long as nothing is known.
+    let measured = AtomicU64::new(0);
+    let pace = Pace::new(&context.traffic, peer);
     let preparing = async {
         // Dropped at the end: then no more is sent.
         let ready = ready;
         while let Some(request) = next_request(&mut reader, &unsent).await? {
             unsent.fetch_add(1, Ordering::Relaxed);
-            if ready.send(prepare(context, node, request, relayed).await).await.is_err() {
+            if ready.send(prepare(context, node, request, relayed, measured.load(Ordering::Relaxed)).await).await.is_err() {
                 break;
             }
         }
@@ -89,7 +95,9 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream,
         while let Some(Ready { answer, data }) = to_send.recv().await {
             within(PATIENCE, frame::write(&mut writer, &answer)).await?;
             if let Some(data) = &data {
-                data::write(&mut writer, &data.bytes, PATIENCE).await?;
+                let started = Instant::now();
+                data::write(&mut writer, &data.bytes, data.form, pace, PATIENCE).await?;
+                measure(&measured, data.bytes.len(), started.elapsed());
                 tracing::trace!(%peer, bytes = data.bytes.len(), "served");
             }
             unsent.fetch_sub(1, Ordering::Relaxed);
@@ -97,6 +105,16 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream,
         Ok(())
     };
     futures::future::try_join(preparing, sending).await.map(|_| ())
+}
+
+/// Notes how fast the peer took some bytes. What is short says nothing: it fits the buffers on the way.
+fn measure(measured: &AtomicU64, bytes: usize, time: Duration) {
+    const LEAST: usize = 64 << 10;
+    if bytes >= LEAST {
+        let rate = (bytes as f64 / time.as_secs_f64().max(1e-6)) as u64;
+        let before = measured.load(Ordering::Relaxed);
+        measured.store(if before == 0 { rate } else { before / 4 * 3 + rate / 4 }, Ordering::Relaxed);
+    }
 }
 
 /// The next request; the peer may be silent for long only where it waits for nothing.
@@ -112,7 +130,7 @@ async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsiz
 }
 
 /// What a request is answered with.
-async fn prepare(context: &Context, node: NodeId, request: Request, relayed: bool) -> Ready<'_> {
+async fn prepare(context: &Context, node: NodeId, request: Request, relayed: bool, measured: u64) -> Ready<'_> {
     let without_data = |answer| Ready { answer, data: None };
     if relayed || !context.config.access.may_serve(request.hash(), &node) {
         return without_data(Answer::Refused);
@@ -121,27 +139,40 @@ async fn prepare(context: &Context, node: NodeId, request: Request, relayed: boo
         return without_data(Answer::Busy);
     }
     if let Request::Chunks { hash } = &request {
+        if context.traffic.rests() {
+            return without_data(Answer::Busy);
+        }
         return without_data(difference::chunks(context, *hash).await);
     }
-    let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
+    let Ok(Some(room)) = tokio::time::timeout(QUEUE_TIME, context.serving(&node)).await else {
         return without_data(Answer::Busy);
     };
     let (store, hash) = (context.config.store.clone(), *request.hash());
+    let try_zstd = request.takes_zstd() && pack::is_slow(context.traffic.rates(), measured);
+    let traffic = context.traffic.clone();
     // A failing thread is as good as a blob that is not there.
-    let answered = tokio::task::spawn_blocking(move || answer(&store, &request)).await.unwrap_or_else(|error| {
+    let answered = tokio::task::spawn_blocking(move || {
+        let (answer, bytes) = answer(&store, &request, &|length| traffic.keeps_back(length));
+        let packed = bytes.as_ref().filter(|_| try_zstd).and_then(|bytes| pack::pack(bytes));
+        (answer, packed.map(|bytes| (bytes, Form::Zstd)).or(bytes.map(|bytes| (bytes, Form::Plain))))
+    });
+    let answered = answered.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a blob could not be read");
         (Answer::NotFound, None)
     });
     match answered {
         // Only who is given data counts, and not who asks in vain.
         (_, Some(_)) if !context.admit(&hash, &node) => without_data(Answer::Busy),
-        (answer, Some(bytes)) => Ready { answer, data: Some(Data { bytes, _permit: permit, _taken: Taken { context, hash, node } }) },
+        (answer, Some((bytes, form))) => {
+            Ready { answer, data: Some(Data { bytes, form, _room: room, _taken: Taken { context, hash, node } }) }
+        }
         (answer, None) => without_data(answer),
     }
 }
 
-/// The answer to a request, and the encoded data that follows it. Reads and proves up to a unit from disk.
-fn answer(store: &Store, request: &Request) -> (Answer, Option<Vec<u8>>) {
+/// The answer to a request, and the encoded data that follows it. Reads and proves up to a unit from disk. Blobs of lengths that
+/// are kept back for now are somebody else's to serve.
+fn answer(store: &Store, request: &Request, keeps_back: &dyn Fn(u64) -> bool) -> (Answer, Option<Vec<u8>>) {
     let hash = request.hash();
     let available = match store.available(hash) {
         Ok(Some(available)) => available,
@@ -154,6 +185,9 @@ fn answer(store: &Store, request: &Request) -> (Answer, Option<Vec<u8>>) {
     // A length that only another peer stated is not passed on as ours.
     if !available.complete && available.ranges.last().is_none_or(|range| range.end != available.length) {
         return (Answer::NotFound, None);
+    }
+    if keeps_back(available.length) {
+        return (Answer::Busy, None);
     }
     let held = held(&available);
     let length = available.length;

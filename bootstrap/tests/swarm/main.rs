@@ -8,3 +8,4 @@ mod liar;
 mod members;
 mod records;
 mod rig;
+mod traffic;

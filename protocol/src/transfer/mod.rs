@@ -1,9 +1,10 @@
-//! Blob transfer: what travels on a `/barn/blob/1` stream, and which provider is asked for which unit.
+//! Blob transfer: what travels on a `/barn/blob/2` stream, and which provider is asked for which unit.
 //!
 //! The opener sends [`Request`]s, each in a frame (`u32` little-endian length, then the codec's bytes) and may send
 //! several before the first is answered; answers come in the order of the requests. An answer is a frame with an
 //! [`Answer`]; where it says that data follows, bao-encoded bytes of the range come in chunks (`u32` length, then that
-//! many bytes) up to [`DATA_END`]. What is not verified by the receiver is worth nothing, so nothing is signed here.
+//! many bytes) up to [`DATA_END`]. Who asks may say that it takes zstd; the provider then compresses what it likes to, and
+//! says so by [`DATA_ZSTD`]. What is not verified by the receiver is worth nothing, so nothing is signed here.
 //!
 //! Goals: any byte can be checked on arrival; many providers at once; a resumed fetch asks for what is missing only.
 //! Not goals: finding providers, order of delivery, secrecy of who asks for what.
@@ -23,7 +24,7 @@ use crate::id::BlobHash;
 pub use schedule::{Next, Schedule};
 
 /// The name under which streams of this protocol are opened.
-pub const BLOB_PROTOCOL: &str = "/barn/blob/1";
+pub const BLOB_PROTOCOL: &str = "/barn/blob/2";
 /// The most bytes of one request or answer frame.
 pub const FRAME_BYTES_MAX: usize = 4096;
 /// The most bytes of one chunk of data: small enough that several streams share a connection fairly.
@@ -34,6 +35,9 @@ pub const INLINE_BYTES_MAX: u64 = 256 << 10;
 pub const GET_BYTES_MAX: u64 = 1 << 20;
 /// The chunk length that ends the data of an answer.
 pub const DATA_END: u32 = 0;
+/// The chunk length that comes first where the data is one zstd frame, which must hold exactly the bytes that would have come
+/// without, and be shorter.
+pub const DATA_ZSTD: u32 = u32::MAX - 1;
 /// The chunk length that says that the provider could not go on (a failing disk): what came before may still be good.
 pub const DATA_ABORTED: u32 = u32::MAX;
 /// The most ranges that an answer lists of what its sender holds.
@@ -78,6 +82,8 @@ pub enum Request {
         hash: BlobHash,
         /// Which bytes.
         range: ByteRange,
+        /// Whether the data may be compressed.
+        zstd: bool,
     },
     /// Which blob is the chunk list of this one ([`chunks`])? A provider that has none yet makes it, and is [`Answer::Busy`]
     /// where that takes long.
@@ -92,10 +98,17 @@ pub enum Request {
         hash: BlobHash,
         /// Which bytes: in order, none twice, none empty.
         ranges: BoundedVec<ByteRange, PIECES_MAX>,
+        /// Whether the data may be compressed.
+        zstd: bool,
     },
 }
 
 impl Request {
+    /// Whether the asker takes compressed data.
+    pub const fn takes_zstd(&self) -> bool {
+        matches!(self, Self::Get { zstd: true, .. } | Self::Pieces { zstd: true, .. })
+    }
+
     /// The blob that is asked for.
     pub const fn hash(&self) -> &BlobHash {
         match self {
@@ -168,9 +181,9 @@ mod tests {
         assert!(codec::encode(&chunks).len() <= FRAME_BYTES_MAX);
         for request in [
             Request::Have { hash, inline_max: u32::MAX },
-            Request::Get { hash, range },
+            Request::Get { hash, range, zstd: true },
             Request::Chunks { hash },
-            Request::Pieces { hash, ranges: pieces },
+            Request::Pieces { hash, ranges: pieces, zstd: true },
         ] {
             let bytes = codec::encode(&request);
             assert!(bytes.len() <= FRAME_BYTES_MAX);

@@ -106,9 +106,9 @@ fn transfer() -> Vec<(String, Vec<u8>)> {
     let pieces = BoundedVec::try_from(both.to_vec()).unwrap_or_default();
     vec![
         ("have".into(), codec::encode(&Request::Have { hash, inline_max: 1000 })),
-        ("get".into(), codec::encode(&Request::Get { hash, range })),
+        ("get".into(), codec::encode(&Request::Get { hash, range, zstd: true })),
         ("chunks".into(), codec::encode(&Request::Chunks { hash })),
-        ("pieces".into(), codec::encode(&Request::Pieces { hash, ranges: pieces })),
+        ("pieces".into(), codec::encode(&Request::Pieces { hash, ranges: pieces, zstd: true })),
         ("list".into(), codec::encode(&Answer::Chunks { list: hash, length: 9000 })),
         ("found".into(), codec::encode(&Answer::Found { length: 9000, held: Held::Ranges(ranges), data: true })),
         ("busy".into(), codec::encode(&Answer::Busy)),

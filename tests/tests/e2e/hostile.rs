@@ -214,7 +214,7 @@ async fn malformed_and_oversized_messages_are_refused_and_counted() {
     // A well-formed request for nonsense is answered, and the stream goes on.
     let mut stream = raw.open(BLOB_PROTOCOL).await;
     for range in [ByteRange { start: 9, end: 3 }, ByteRange { start: 0, end: u64::MAX }, ByteRange { start: 5, end: 5 }] {
-        frame::write(&mut stream, &Request::Get { hash: BlobHash([9; 32]), range }).await.unwrap();
+        frame::write(&mut stream, &Request::Get { hash: BlobHash([9; 32]), range, zstd: false }).await.unwrap();
         let answer: Option<Answer> = frame::read(&mut stream, FRAME_BYTES_MAX).await.unwrap();
         assert_eq!(answer, Some(Answer::NotFound));
     }

@@ -132,7 +132,7 @@ async fn copy(
     let store = context.config.store.clone();
     let here = blocking(hash, move || Ok(store.contains(&hash)?)).await?;
     let nothing = seeds.given.is_empty() && seeds.candidates.is_empty();
-    if here || nothing || request.length.is_some_and(|length| !has_list(length)) {
+    if here || nothing || context.traffic.rests() || request.length.is_some_and(|length| !has_list(length)) {
         return Ok(());
     }
     let listed = listed(context, request).await?;

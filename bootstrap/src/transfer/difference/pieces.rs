@@ -11,13 +11,14 @@ use barnraiser_store::{Outline, PartialBlob, PartialError, Seeds, UnitPlan};
 use libp2p::swarm::Stream;
 use tokio::sync::watch;
 
-use super::super::data;
+use super::super::data::{self, Form};
 use super::super::fetch::blocking;
 use super::super::{FetchProgress, PROTOCOL};
 use super::{CONNECT_TIMEOUT, Differences, Obstacle, REFUSED_MAX};
 use crate::net::Context;
 use crate::substream::frame::{self, within};
 use crate::substream::{Lane, OpenError};
+use crate::traffic::pack;
 
 /// Requests that may be under way: most are of a few KiB, and a round trip each would be most of the time. They take less
 /// than a stream holds unread, so writing them never waits for answers to be read.
@@ -54,6 +55,10 @@ impl<'a> Work<'a> {
         let mut asked: VecDeque<(UnitPlan, u64)> = VecDeque::new();
         loop {
             let ahead: u64 = asked.iter().map(|(_, bytes)| bytes).sum();
+            if self.context.traffic.rests() {
+                // The fetch that follows says so.
+                return Ok(());
+            }
             if asked.len() < DEPTH
                 && ahead < AHEAD_BYTES
                 && let Some(plan) = plans.pop_front()
@@ -65,7 +70,7 @@ impl<'a> Work<'a> {
                 }
                 let bytes = ranges.iter().map(ByteRange::length).sum();
                 // Plans with more were left out.
-                let request = Request::Pieces { hash: *self.hash(), ranges: BoundedVec::try_from(ranges).unwrap_or_default() };
+                let request = Request::Pieces { hash: *self.hash(), ranges: BoundedVec::try_from(ranges).unwrap_or_default(), zstd: true };
                 let stream = match &mut stream {
                     Some(stream) => stream,
                     none => none.insert(self.stream().await?),
@@ -104,8 +109,13 @@ impl<'a> Work<'a> {
             // At most a unit.
             Some(Answer::Found { data: true, .. }) => {
                 let mut pieces = Vec::new();
-                data::read(stream, &mut pieces, bytes as usize, patience).await?;
-                Ok(pieces)
+                match data::read(stream, &mut pieces, bytes as usize, true, patience).await? {
+                    Form::Plain => Ok(pieces),
+                    Form::Zstd => {
+                        let unpacked = blocking(*self.hash(), move || Ok(pack::unpack(&pieces, bytes as usize))).await?;
+                        unpacked.map_err(|error| Obstacle::Lost(format!("what it compressed is not what was asked for: {error}")))
+                    }
+                }
             }
             other => Err(Obstacle::Lost(format!("answers {other:?} instead of pieces"))),
         }

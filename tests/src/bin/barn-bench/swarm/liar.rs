@@ -36,7 +36,7 @@ pub async fn run(key: SecretKey, store: PathBuf, file: PathBuf, listen: Multiadd
 
 async fn lies(mut stream: Stream, store: Store, length: u64) -> anyhow::Result<()> {
     while let Some(request) = frame::read::<Request>(&mut stream, FRAME_BYTES_MAX).await? {
-        let Request::Get { hash, range } = request else {
+        let Request::Get { hash, range, .. } = request else {
             frame::write(&mut stream, &Answer::Found { length, held: Held::All, data: false }).await?;
             continue;
         };
