@@ -97,6 +97,57 @@ pub struct Status {
     pub networks: Vec<NetworkStatus>,
     /// Builds that run here.
     pub builds: Vec<BuildStatus>,
+    /// What travels.
+    #[serde(default)]
+    pub traffic: TrafficStatus,
+    /// What is kept.
+    #[serde(default)]
+    pub store: RoomStatus,
+}
+
+/// What travels to and from a node, in [`Status`]. All bytes are counted: blobs, gossip, and the transport's own as far as it
+/// shows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Bytes sent since the node started.
+    pub up: u64,
+    /// Bytes received since the node started.
+    pub down: u64,
+    /// Bytes a second sent, over the last seconds.
+    pub up_rate: u64,
+    /// Bytes a second received.
+    pub down_rate: u64,
+    /// The limit on what is sent, in bytes a second.
+    pub up_limit: Option<u64>,
+    /// The limit on what is received.
+    pub down_limit: Option<u64>,
+    /// The limit on blobs sent to each peer.
+    pub up_per_peer_limit: Option<u64>,
+    /// This month, as `2026-11`.
+    pub month: String,
+    /// Bytes sent in it.
+    pub month_up: u64,
+    /// Bytes received in it.
+    pub month_down: u64,
+    /// How many bytes there may be in it, sent and received together.
+    pub monthly_cap: Option<u64>,
+    /// When blobs may travel.
+    pub hours: String,
+    /// Why blobs don't travel now.
+    pub resting: Option<String>,
+}
+
+/// What a node keeps, in [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomStatus {
+    /// Number of blobs.
+    pub blobs: u64,
+    /// Sum of their lengths.
+    pub bytes: u64,
+    /// How many bytes they may take before what is only cached goes.
+    pub quota: Option<u64>,
+    /// Bytes of the disk that are free.
+    pub free: u64,
 }
 
 /// A network in [`Status`].

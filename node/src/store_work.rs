@@ -299,6 +299,7 @@ fn stats(store: &Store) -> Result<StoreStats, Problem> {
         pins: store.pins().map_err(fault)?.len() as u64,
         database: store.database_bytes().map_err(fault)?,
         free: store.free_bytes().map_err(fault)?,
+        quota: store.quota_bytes().map_err(fault)?,
     };
     for info in store.infos(b"") {
         let info = info.map_err(fault)?;

@@ -19,6 +19,8 @@ mod operators;
 mod peers;
 #[path = "e2e/store.rs"]
 mod store;
+#[path = "e2e/traffic.rs"]
+mod traffic;
 
 use std::time::Duration;
 

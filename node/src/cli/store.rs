@@ -439,6 +439,9 @@ fn stats_text(stats: &StoreStats) -> String {
     table.row(["pins".into(), stats.pins.to_string()]);
     table.row(["database".into(), bytes(stats.database), "small blobs are in it".into()]);
     table.row(["free".into(), bytes(stats.free), "of the disk".into()]);
+    if let Some(quota) = stats.quota {
+        table.row(["quota".into(), bytes(quota), "then cached ones go, least recently used first".into()]);
+    }
     table.render()
 }
 

@@ -179,6 +179,8 @@ async fn status(State(daemon): Shared) -> Answer<api::Status> {
         addresses: daemon.net.addresses().await.iter().map(ToString::to_string).collect(),
         networks: networks.collect(),
         builds,
+        traffic: daemon.traffic_status(),
+        store: daemon.room_status().await?,
     }))
 }
 

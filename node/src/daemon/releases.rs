@@ -114,7 +114,7 @@ impl Daemon {
         };
         let from = self.engines.ask(&network.id, |engine| engine.revealers(&tree)).unwrap_or_default();
         let failed = |error: anyhow::Error| Problem::unreachable(format!("{error:#}"));
-        self.fetch_tree(network.id, tree, from).await.map_err(failed)?;
+        let (_, _hold) = self.fetch_tree(network.id, tree, from).await.map_err(failed)?;
         let store = self.store.clone();
         let path = path.to_owned();
         let label = job.label.clone();
@@ -359,7 +359,7 @@ fn not_fetched(hash: &BlobHash, error: &anyhow::Error) -> Problem {
     let here = error.chain().any(|cause| {
         cause.is::<Fault>()
             || matches!(cause.downcast_ref(), Some(PartialError::Fault(_)))
-            || matches!(cause.downcast_ref(), Some(FetchError::Local { .. }))
+            || matches!(cause.downcast_ref(), Some(FetchError::Local { .. } | FetchError::Resting { .. }))
     });
     let message = format!("{hash} can't be fetched: {error}");
     if here { Problem::failed(message) } else { Problem::unreachable(message) }

@@ -63,6 +63,8 @@ async fn status(State(script): Shared) -> Json<Status> {
         addresses: vec!["/ip4/127.0.0.1/tcp/1".into()],
         networks: script.networks.clone(),
         builds: Vec::new(),
+        traffic: Default::default(),
+        store: Default::default(),
     })
 }
 
