@@ -20,7 +20,7 @@ pub mod sync;
 pub mod topic;
 pub mod transfer;
 
-pub use config::{BlobAccess, Limits, NetConfig, RecordSource};
+pub use config::{BlobAccess, Branches, Limits, NetConfig, RecordSource, Strangers};
 pub use event::{MessageToken, Misbehaviour, NetEvent, Verdict, Via};
 pub use libp2p::{Multiaddr, PeerId};
 pub use net::{Net, NetError, PeerInfo, StartError, start};

@@ -70,7 +70,7 @@ impl Drop for Taken<'_> {
 }
 
 /// While one answer is sent, the next is read from the disk.
-async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream, relayed: bool) -> Result<(), FrameError> {
+async fn requests(context: &Arc<Context>, peer: PeerId, node: NodeId, stream: Stream, relayed: bool) -> Result<(), FrameError> {
     let (mut reader, mut writer) = stream.split();
     let (ready, mut to_send) = mpsc::channel(1);
     let unsent = AtomicUsize::new(0);
@@ -112,7 +112,7 @@ async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsiz
 }
 
 /// What a request is answered with.
-async fn prepare(context: &Context, node: NodeId, request: Request, relayed: bool) -> Ready<'_> {
+async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed: bool) -> Ready<'_> {
     let without_data = |answer| Ready { answer, data: None };
     if relayed || !context.config.access.may_serve(request.hash(), &node) {
         return without_data(Answer::Refused);
@@ -121,7 +121,7 @@ async fn prepare(context: &Context, node: NodeId, request: Request, relayed: boo
         return without_data(Answer::Busy);
     }
     if let Request::Chunks { hash } = &request {
-        return without_data(difference::chunks(context, *hash).await);
+        return without_data(difference::chunks(context, node, *hash).await);
     }
     let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
         return without_data(Answer::Busy);
