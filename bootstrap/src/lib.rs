@@ -21,7 +21,7 @@ pub mod topic;
 pub mod traffic;
 pub mod transfer;
 
-pub use config::{BlobAccess, Limits, NetConfig, RecordSource};
+pub use config::{BlobAccess, Branches, Limits, NetConfig, RecordSource, Strangers};
 pub use event::{MessageToken, Misbehaviour, NetEvent, Verdict, Via};
 pub use libp2p::{Multiaddr, PeerId};
 pub use net::{Net, NetError, PeerInfo, StartError, start};

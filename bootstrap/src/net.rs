@@ -16,10 +16,10 @@ use crate::event::{MessageToken, Misbehaviour, NetEvent, Verdict};
 use crate::identity::peer_id;
 use crate::substream::Opener;
 use crate::swarm::{self, Command};
-use crate::sync::{self, SyncError, SyncReport};
+use crate::sync::{self, Answering, SyncError, SyncReport};
 use crate::topic::Topic;
 use crate::traffic::Traffic;
-use crate::transfer::{self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, SeedChoice};
+use crate::transfer::{self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, Lapses, Making, SeedChoice};
 
 /// Why the network could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -109,15 +109,19 @@ pub(crate) struct Context {
     serving_by_peer: Mutex<BTreeMap<NodeId, Weak<Semaphore>>>,
     /// Held while a chunk list is made, which reads a whole blob.
     pub(crate) chunking: Arc<Semaphore>,
+    /// For whom lists were made.
+    making: Mutex<Making>,
     /// Who takes what everybody wants, by the age of `since`.
     rations: Mutex<Ration>,
     since: Instant,
-    /// One permit for each exchange of records that we began, ...
+    /// One permit for each exchange of records that we began.
     pub(crate) syncing: Semaphore,
-    /// ... and that a peer began.
-    pub(crate) answering: Semaphore,
+    /// Exchanges that peers began.
+    pub(crate) answering: Answering,
     /// One lock for each blob that is being fetched.
     fetching: Mutex<BTreeMap<BlobHash, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who has let a fetch down.
+    lapses: Mutex<Lapses>,
     joined: Mutex<BTreeSet<NetworkId>>,
     under_way: Mutex<BTreeSet<(NetworkId, PeerId)>>,
 }
@@ -140,11 +144,13 @@ impl Context {
             serving: Arc::new(Semaphore::new(serving)),
             serving_by_peer: Mutex::default(),
             chunking: Arc::new(Semaphore::new(1)),
+            making: Mutex::default(),
             rations: Mutex::default(),
             since: Instant::now(),
             syncing: Semaphore::new(config.limits.syncs.max(1)),
-            answering: Semaphore::new(config.limits.syncs.max(1)),
+            answering: Answering::new(config.limits.syncs.max(1)),
             fetching: Mutex::default(),
+            lapses: Mutex::default(),
             joined: Mutex::default(),
             under_way: Mutex::default(),
             config,
@@ -203,6 +209,23 @@ impl Context {
         };
         let of_peer = of_peer.acquire_owned().await.ok()?;
         Some(Serving { _of_peer: of_peer, _of_all: self.serving.clone().acquire_owned().await.ok()? })
+    }
+
+    /// For whom chunk lists were made.
+    pub(crate) fn making(&self) -> MutexGuard<'_, Making> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has let a fetch down.
+    pub(crate) fn lapses(&self) -> MutexGuard<'_, Lapses> {
+        self.lapses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fetch of `hash` has found out whether `node` gives it: later ones, and who asks this node, ask it first or last.
+    pub(crate) fn judge(&self, hash: &BlobHash, node: NodeId, gave: bool) {
+        self.lapses().judge(node, gave, tokio::time::Instant::now());
+        // Where the swarm has too much to do, it knows one provider less well.
+        let _ = self.commands.try_send(Command::Judge { hash: *hash, node, gave });
     }
 
     /// The lock that a fetch of `hash` holds.

@@ -4,10 +4,12 @@
 //! tasks of its own, and events that nobody takes are kept up to a bound, then dropped if they are gossip. Commands come
 //! from [`crate::Net`]; `events` turns libp2p's into ours; `discovery` decides whom to dial.
 
+mod announcing;
 pub mod behaviour;
 mod book;
 mod discovery;
 mod events;
+pub mod providers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use crate::topic::Topic;
 use crate::traffic::transport::transport;
 use crate::traffic::{Rates, Traffic};
 use crate::{sync, transfer};
-use behaviour::{Announcements, Control, Node, blob_key, topic_score};
+use behaviour::{Control, Node, blob_key, topic_score};
 use book::Book;
 use discovery::{Connecting, Membership};
 
@@ -57,23 +59,73 @@ const FAULT_SCORE: f64 = -40.0;
 
 /// What the swarm's task is asked for.
 pub(crate) enum Command {
-    Join { network: NetworkId, bootstrap: Vec<Multiaddr>, known: Vec<Multiaddr>, reply: oneshot::Sender<()> },
-    Leave { network: NetworkId, reply: oneshot::Sender<()> },
-    Publish { network: NetworkId, topic: Topic, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), NetError>> },
-    Subscribe { network: NetworkId, topic: Topic, wanted: bool, reply: oneshot::Sender<Result<(), NetError>> },
-    Provide { hash: BlobHash, wanted: bool, reply: oneshot::Sender<Result<(), NetError>> },
-    Providers { hash: BlobHash, found: mpsc::Sender<NodeId> },
-    Members { network: NetworkId, reply: oneshot::Sender<Vec<NodeId>> },
-    Peers { reply: oneshot::Sender<Vec<PeerInfo>> },
-    Addresses { reply: oneshot::Sender<Vec<Multiaddr>> },
-    Known { network: NetworkId, reply: oneshot::Sender<Vec<Multiaddr>> },
-    Connect { peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>> },
-    Misbehaved { peer: PeerId, what: Misbehaviour },
+    Join {
+        network: NetworkId,
+        bootstrap: Vec<Multiaddr>,
+        known: Vec<Multiaddr>,
+        reply: oneshot::Sender<()>,
+    },
+    Leave {
+        network: NetworkId,
+        reply: oneshot::Sender<()>,
+    },
+    Publish {
+        network: NetworkId,
+        topic: Topic,
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Result<(), NetError>>,
+    },
+    Subscribe {
+        network: NetworkId,
+        topic: Topic,
+        wanted: bool,
+        reply: oneshot::Sender<Result<(), NetError>>,
+    },
+    Provide {
+        hash: BlobHash,
+        wanted: bool,
+        reply: oneshot::Sender<Result<(), NetError>>,
+    },
+    /// A fetch of `hash` found out whether `node` gives it.
+    Judge {
+        hash: BlobHash,
+        node: NodeId,
+        gave: bool,
+    },
+    Providers {
+        hash: BlobHash,
+        found: mpsc::Sender<NodeId>,
+    },
+    Members {
+        network: NetworkId,
+        reply: oneshot::Sender<Vec<NodeId>>,
+    },
+    Peers {
+        reply: oneshot::Sender<Vec<PeerInfo>>,
+    },
+    Addresses {
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
+    Known {
+        network: NetworkId,
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
+    Connect {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Misbehaved {
+        peer: PeerId,
+        what: Misbehaviour,
+    },
 }
 
 /// A peer with at least one connection.
 struct Peer {
     since: Instant,
+    /// Where its latest connection comes from, or goes to.
+    seen_at: Multiaddr,
     round_trip: Option<Duration>,
     /// Those of its networks that we have joined.
     networks: BTreeSet<NetworkId>,
@@ -97,7 +149,8 @@ struct Driver {
     subscriptions: HashMap<PeerId, BTreeSet<NetworkId>>,
     peers: HashMap<PeerId, Peer>,
     book: Book,
-    announcements: Announcements,
+    /// What was not announced yet, since nobody was there to be told.
+    unannounced: VecDeque<BlobHash>,
     lookups: HashMap<QueryId, Lookup>,
     connecting: HashMap<PeerId, Connecting>,
     tasks: JoinSet<()>,
@@ -152,7 +205,7 @@ pub(crate) fn start(
         subscriptions: HashMap::new(),
         peers: HashMap::new(),
         book: Book::default(),
-        announcements: Announcements::default(),
+        unannounced: VecDeque::new(),
         lookups: HashMap::new(),
         connecting: HashMap::new(),
         tasks,
@@ -278,15 +331,9 @@ impl Driver {
                 let _ = reply.send(self.subscribe(network, topic, wanted));
             }
             Command::Provide { hash, wanted, reply } => {
-                let kad = &mut self.control().kad;
-                let result = if wanted {
-                    kad.start_providing(blob_key(&hash)).map(drop).map_err(|e| NetError::NotSent(e.to_string()))
-                } else {
-                    kad.stop_providing(&blob_key(&hash));
-                    Ok(())
-                };
-                let _ = reply.send(result);
+                let _ = reply.send(self.provide(hash, wanted));
             }
+            Command::Judge { hash, node, gave } => self.control().kad.store_mut().judge(&blob_key(&hash), node, gave),
             Command::Providers { hash, found } => {
                 let query = self.control().kad.get_providers(blob_key(&hash));
                 self.lookups.insert(query, Lookup::Blob(found));

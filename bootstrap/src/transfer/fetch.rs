@@ -14,14 +14,13 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::places::{PLACES, Places};
 use super::provider::{self, Lost};
 use super::{FetchError, FetchProgress, FetchReport, FetchRequest, who_has};
 use crate::event::Misbehaviour;
 use crate::identity::peer_id;
 use crate::net::Context;
 
-/// Providers that are worked with at the same time.
-const PROVIDERS_MAX: usize = 8;
 /// Providers that a fetch tries in all.
 const PROVIDERS_TRIED_MAX: usize = 256;
 /// How often a provider is tried that stalls, is busy or loses its connection.
@@ -37,13 +36,11 @@ const PROVIDERS_WANTED: usize = 3;
 /// ... this often.
 const SEARCH_EVERY: Duration = Duration::from_secs(5);
 
-/// A length that is being tried, and what is here of the blob.
+/// What is here of the blob, and what is still to come: there is one once the length is known for certain.
 pub(super) struct Attempt {
     pub partial: PartialBlob,
     pub schedule: Schedule,
     pub started: Instant,
-    /// The providers at work that state this length.
-    backers: BTreeSet<NodeId>,
 }
 
 /// What the providers' futures share.
@@ -65,8 +62,9 @@ struct State {
     expected: Vec<NodeId>,
     bytes_by_peer: BTreeMap<NodeId, u64>,
     already_had: u64,
-    /// The length that was tried last.
+    /// The latest length that somebody said, proven or not.
     stated: Option<u64>,
+    places: Places,
 }
 
 impl<'a> Fetch<'a> {
@@ -86,27 +84,23 @@ impl<'a> Fetch<'a> {
         Some(FetchError::Resting { hash: *self.hash(), why })
     }
 
-    /// Settles on `length` as `node` states it, or says why not. Waits as long as another length is being tried.
+    /// Whether a provider that states `length` is right, where that is known already; no answer where it has to be proven.
+    pub(super) fn is_right(&self, length: u64) -> Option<Result<(), Lost>> {
+        let mut state = self.state();
+        state.stated = Some(length);
+        let known = state.attempt.as_ref().map(|attempt| attempt.partial.length()).or(self.request.length)?;
+        let wrong = || Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {known} is proven")));
+        Some(if known == length { Ok(()) } else { Err(wrong()) })
+    }
+
+    /// Joins the work on the blob, which has `length` bytes for certain.
     pub(super) async fn begin(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
-        loop {
-            let changed = self.changed.notified();
-            let setup = self.setup.lock().await;
-            if let Some(attempt) = &mut self.state().attempt {
-                if attempt.partial.length() == length {
-                    attempt.schedule.joined(node);
-                    attempt.backers.insert(node);
-                    return Ok(attempt.partial.clone());
-                }
-                if attempt.partial.length_is_proven() {
-                    let proven = attempt.partial.length();
-                    return Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {proven} is proven"))));
-                }
-            } else {
-                return self.set_up(node, length).await;
-            }
-            drop(setup);
-            changed.await;
+        let _setup = self.setup.lock().await;
+        if let Some(attempt) = &mut self.state().attempt {
+            attempt.schedule.joined(node);
+            return Ok(attempt.partial.clone());
         }
+        self.set_up(node, length).await
     }
 
     async fn set_up(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
@@ -118,17 +112,14 @@ impl<'a> Fetch<'a> {
             other => Lost::Fatal(other),
         })?;
         let missing: Vec<ByteRange> = units(&partial).filter(|(unit, _)| !partial.has(*unit)).map(|(_, range)| range).collect();
-        let proven = self.request.length.is_some() || partial.length_is_proven();
-        let mut schedule = Schedule::new(&missing, !proven, rand::random());
+        let mut schedule = Schedule::new(&missing, false, rand::random());
         let mut state = self.state();
         for &expected in &state.expected {
             schedule.joined(expected);
         }
         schedule.joined(node);
         state.already_had = length - partial.missing_bytes();
-        state.stated = Some(length);
-        let backers = BTreeSet::from([node]);
-        state.attempt = Some(Attempt { partial: partial.clone(), schedule, started: Instant::now(), backers });
+        state.attempt = Some(Attempt { partial: partial.clone(), schedule, started: Instant::now() });
         drop(state);
         self.report_progress();
         // The main future starts the other providers now.
@@ -143,7 +134,7 @@ impl<'a> Fetch<'a> {
                 let age = attempt.started.elapsed();
                 (attempt.schedule.next(node, held, age), age)
             }
-            // Never while one of those who state the length is at work.
+            // Never while somebody works on it.
             None => (Next::Finished, Duration::ZERO),
         }
     }
@@ -157,6 +148,8 @@ impl<'a> Fetch<'a> {
         if first {
             *state.bytes_by_peer.entry(node).or_default() += range.length();
         }
+        // One that comes second was no lie.
+        state.places.gave(&node, Instant::now());
         drop(state);
         self.report_progress();
         self.changed.notify_waiters();
@@ -172,13 +165,9 @@ impl<'a> Fetch<'a> {
     fn left(&self, node: NodeId) {
         let mut state = self.state();
         state.expected.retain(|expected| *expected != node);
+        state.places.left(&node);
         if let Some(attempt) = &mut state.attempt {
             attempt.schedule.left(&node);
-            attempt.backers.remove(&node);
-            // Nobody is left who states this length, and it was never proven: whoever states another one may try.
-            if attempt.backers.is_empty() && self.request.length.is_none() && !attempt.partial.length_is_proven() {
-                state.attempt = None;
-            }
         }
         drop(state);
         self.changed.notify_waiters();
@@ -245,7 +234,7 @@ pub(crate) async fn fetch(
     let store = context.config.store.clone();
     let here = blocking(hash, move || store.length(&hash).map_err(PartialError::from)).await?;
     if let Some(length) = here {
-        return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0 });
+        return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0, lost: BTreeMap::new() });
     }
     if let Some(length) = request.length
         && let Some(why) = context.traffic.resting().filter(|_| context.traffic.keeps_back(length))
@@ -260,7 +249,7 @@ pub(crate) async fn fetch(
         changed: Notify::new(),
         progress,
     };
-    let partial = run(&fetch).await?;
+    let (partial, lost) = run(&fetch).await?;
     let durability = request.durability;
     let completed = partial.clone();
     match blocking(hash, move || completed.complete(durability)).await {
@@ -274,11 +263,12 @@ pub(crate) async fn fetch(
         bytes_by_peer: state.bytes_by_peer.clone(),
         already_had: state.already_had,
         stolen: state.attempt.as_ref().map_or(0, |attempt| attempt.schedule.stolen()),
+        lost,
     })
 }
 
-/// Works with providers until every unit is here.
-async fn run(fetch: &Fetch<'_>) -> Result<PartialBlob, FetchError> {
+/// Works with providers until every unit is here; the blob, and what became of providers that were lost.
+async fn run(fetch: &Fetch<'_>) -> Result<(PartialBlob, BTreeMap<NodeId, String>), FetchError> {
     let mut providers = Providers::new(fetch);
     let mut search: Option<BoxFuture<'_, Vec<NodeId>>> = None;
     let mut next_search = Instant::now() + SEARCH_EVERY;
@@ -287,7 +277,7 @@ async fn run(fetch: &Fetch<'_>) -> Result<PartialBlob, FetchError> {
     loop {
         let changed = fetch.changed.notified();
         if let Some(partial) = fetch.finished() {
-            return Ok(partial);
+            return Ok((partial, providers.outcomes));
         }
         providers.start_waiting();
         let searchable = fetch.request.network.is_some();
@@ -297,7 +287,7 @@ async fn run(fetch: &Fetch<'_>) -> Result<PartialBlob, FetchError> {
             }
             search = Some(who_has(fetch.context, fetch.request.network, *fetch.hash()).boxed());
         }
-        let few = searchable && search.is_none() && providers.working.len() < PROVIDERS_WANTED;
+        let few = searchable && search.is_none() && fetch.state().places.promising(Instant::now()) < PROVIDERS_WANTED;
         let next_start = providers.next_start();
         tokio::select! {
             Some((node, result)) = providers.working.next(), if !providers.working.is_empty() => {
@@ -329,6 +319,8 @@ struct Providers<'a> {
     /// Those that did not have it, and when they are asked again.
     absent: Vec<(Instant, NodeId)>,
     attempts: BTreeMap<NodeId, u32>,
+    /// Those that had a place.
+    tried: BTreeSet<NodeId>,
     /// What each had delivered when it last failed: who delivers is tried again as often as it takes.
     delivered: BTreeMap<NodeId, u64>,
     outcomes: BTreeMap<NodeId, String>,
@@ -345,6 +337,7 @@ impl<'a> Providers<'a> {
             waiting: VecDeque::new(),
             absent: Vec::new(),
             attempts: BTreeMap::new(),
+            tried: BTreeSet::new(),
             delivered: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             too_long: None,
@@ -352,10 +345,13 @@ impl<'a> Providers<'a> {
         }
     }
 
-    /// Adds those that are new; how many that were.
+    /// Adds those that are new, and asks them in this order, but for those that have let this node down lately; how many
+    /// that were.
     fn add(&mut self, nodes: &[NodeId]) -> usize {
         let mut new = 0;
-        for &node in nodes {
+        let mut nodes = nodes.to_vec();
+        self.fetch.context.lapses().sort(&mut nodes, Instant::now());
+        for node in nodes {
             if let Some(position) = self.absent.iter().position(|(_, absent)| *absent == node) {
                 // It was named anew by somebody who asked it.
                 self.absent.swap_remove(position);
@@ -385,34 +381,52 @@ impl<'a> Providers<'a> {
             self.waiting.extend(self.absent.extract_if(.., |(again, _)| *again <= now));
         }
         let line = self.working.len() + self.waiting.len();
-        if self.fetch.state().expected.len() < line.min(PROVIDERS_MAX) {
+        if self.fetch.state().expected.len() < line.min(PLACES) {
             let mut state = self.fetch.state();
-            for (_, node) in self.waiting.iter().take(PROVIDERS_MAX) {
+            for (_, node) in self.waiting.iter().take(PLACES) {
                 if !state.expected.contains(node) {
                     state.expected.push(*node);
                 }
             }
         }
-        while self.working.len() < PROVIDERS_MAX {
+        while !self.fetch.state().places.is_full() {
             if !large && !self.working.is_empty() && now < self.next_hedge {
                 break;
             }
-            let Some(position) = self.waiting.iter().position(|(start, _)| *start <= now) else { break };
-            let Some((_, node)) = self.waiting.remove(position) else { break };
+            let ready = || self.waiting.iter().enumerate().filter(|(_, (start, _))| *start <= now);
+            let next = ready().find(|(_, (_, node))| !self.tried.contains(node)).or_else(|| ready().next()).map(|(position, _)| position);
+            let Some((_, node)) = next.and_then(|position| self.waiting.remove(position)) else { break };
+            self.tried.insert(node);
             self.next_hedge = now + HEDGE_AFTER;
             let fetch = self.fetch;
-            self.working.push(async move { (node, provider::work(fetch, node).await) }.boxed());
+            let told_to_leave = fetch.state().places.take(node, now);
+            let work = async move {
+                tokio::select! {
+                    result = provider::work(fetch, node) => result,
+                    Ok(()) = told_to_leave => Err(Lost::Silent),
+                }
+            };
+            self.working.push(async move { (node, work.await) }.boxed());
             if !large {
                 break;
             }
         }
+        if self.is_untried_waiting() && self.fetch.state().places.is_full() {
+            self.fetch.state().places.make_room(now);
+        }
     }
 
-    /// When the next one in line may be started.
+    fn is_untried_waiting(&self) -> bool {
+        self.waiting.iter().any(|(_, node)| !self.tried.contains(node))
+    }
+
+    /// When the next one in line may be started, or somebody must make room for it.
     fn next_start(&self) -> Option<Instant> {
-        if self.working.len() >= PROVIDERS_MAX {
-            return None;
+        let state = self.fetch.state();
+        if state.places.is_full() {
+            return state.places.next_room().filter(|_| self.is_untried_waiting());
         }
+        drop(state);
         let absent = self.absent.iter().filter(|_| !self.working.is_empty());
         let start = self.waiting.iter().chain(absent).map(|(start, _)| *start).min()?;
         let at_once = self.working.is_empty() || self.fetch.is_large();
@@ -421,10 +435,19 @@ impl<'a> Providers<'a> {
 
     /// A provider is through: with its work, or because of what went wrong.
     async fn ended(&mut self, node: NodeId, result: Result<(), Lost>) -> Result<(), FetchError> {
+        let gave = self.fetch.state().bytes_by_peer.get(&node).is_some_and(|bytes| *bytes > 0);
         let lost = match result {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if gave {
+                    self.fetch.context.judge(self.fetch.hash(), node, true);
+                }
+                return Ok(());
+            }
             Err(lost) => lost,
         };
+        if lost.is_lapse() && !gave {
+            self.fetch.context.judge(self.fetch.hash(), node, false);
+        }
         tracing::debug!(hash = %self.fetch.hash(), node = %node.short(), outcome = %lost, "a provider is lost");
         self.outcomes.insert(node, lost.to_string());
         match lost {
@@ -435,9 +458,9 @@ impl<'a> Providers<'a> {
                     self.fetch.context.report(peer, what).await;
                 }
             }
-            Lost::NotFound => self.absent.push((Instant::now() + ABSENT_AGAIN, node)),
+            Lost::NotFound | Lost::NothingMore => self.absent.push((Instant::now() + ABSENT_AGAIN, node)),
             Lost::Refused | Lost::Relayed | Lost::OtherLength { .. } => {}
-            Lost::Busy | Lost::Connection(_) => {
+            Lost::Busy | Lost::Silent | Lost::Connection(_) => {
                 let attempts = self.attempts.entry(node).or_default();
                 let delivered = self.fetch.state().bytes_by_peer.get(&node).copied().unwrap_or_default();
                 if self.delivered.insert(node, delivered).unwrap_or_default() < delivered {

@@ -9,6 +9,8 @@
 mod data;
 mod difference;
 mod fetch;
+mod lapses;
+mod places;
 mod provider;
 mod serve;
 
@@ -29,9 +31,10 @@ use crate::net::{Context, NetError};
 use crate::substream::{Lane, frame};
 use crate::swarm::Command;
 
-pub(crate) use difference::copy_from_seeds;
 pub use difference::{Differences, SeedChoice};
+pub(crate) use difference::{Making, copy_from_seeds};
 pub(crate) use fetch::fetch;
+pub(crate) use lapses::Lapses;
 pub(crate) use serve::serve;
 
 pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new(BLOB_PROTOCOL);
@@ -84,6 +87,8 @@ pub struct FetchReport {
     pub already_had: u64,
     /// Units that were given to a second provider since the first was slow.
     pub stolen: u64,
+    /// Providers that were lost on the way, and why; one that was tried again may have given something all the same.
+    pub lost: BTreeMap<NodeId, String>,
 }
 
 /// Why a blob was not fetched. What came before is kept for the next attempt.

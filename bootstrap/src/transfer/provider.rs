@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use barnraiser_protocol::id::NodeId;
 use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, FRAME_BYTES_MAX, Held, INLINE_BYTES_MAX, Next, Request};
-use barnraiser_store::geometry::encoded_length;
-use barnraiser_store::{PartialBlob, PartialError};
+use barnraiser_store::geometry::{encoded_length, last_group};
+use barnraiser_store::{BLOB_BYTES_MAX, PartialBlob, PartialError, prove_length};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use libp2p::PeerId;
@@ -30,6 +30,9 @@ const DEPTH_CONTROL: usize = 1;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A provider that is itself still fetching is asked this often what it has by now.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// A provider that is fetching too, and has had nothing that is missing here for so many times what a stalled one is given, is
+/// asked again only while others deliver.
+const USELESS_STALLS: u32 = 3;
 /// As often may a provider say that it lacks a unit which it said to have.
 const MISSES_MAX: u32 = 3;
 
@@ -42,6 +45,11 @@ pub(super) enum Lost {
     Refused,
     #[error("is busy")]
     Busy,
+    /// It holds a part, and for long nothing of that was of use.
+    #[error("has nothing more of it")]
+    NothingMore,
+    #[error("gave nothing while others waited for its place")]
+    Silent,
     #[error("is only reachable through a relay, which carries no blobs")]
     Relayed,
     #[error("{0}")]
@@ -55,6 +63,18 @@ pub(super) enum Lost {
     /// Not the provider's fault, and the end of the fetch.
     #[error("{0}")]
     Fatal(FetchError),
+}
+
+impl Lost {
+    /// Whether it is held against the provider for a while.
+    pub(super) const fn is_lapse(&self) -> bool {
+        match self {
+            Self::NotFound | Self::NothingMore | Self::Silent | Self::Misbehaved(_) | Self::Connection(_) => true,
+            // A length above the limit, or another than a statement that may be wrong itself.
+            Self::TooLong(_) | Self::OtherLength { .. } => true,
+            Self::Refused | Self::Busy | Self::Relayed | Self::Fatal(_) => false,
+        }
+    }
 }
 
 impl From<FrameError> for Lost {
@@ -98,7 +118,8 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
     };
     let request = Request::Have { hash: *fetch.hash(), inline_max };
     let (length, held, has_data) = ask(fetch, &mut control, &request).await?;
-    if length > fetch.request.limit {
+    // Of a longer one not even the shape of the tree could be reckoned.
+    if length > fetch.request.limit.min(BLOB_BYTES_MAX) {
         return Err(Lost::TooLong(length));
     }
     if let Some(wanted) = fetch.request.length.filter(|wanted| *wanted != length) {
@@ -107,16 +128,62 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
     if has_data && length > u64::from(inline_max) {
         return Err(out_of_turn("data that was not asked for"));
     }
-    let partial = fetch.begin(node, length).await?;
-    let mut provider = Provider { fetch, node, partial, held, misses: 0 };
+    let known = fetch.is_right(length).transpose()?.is_some();
     if has_data {
         let range = ByteRange { start: 0, end: length };
-        let mut bytes = Vec::new();
-        let form = provider.data(&mut control, range, false, &mut bytes).await?;
-        return provider.keep(range, bytes, form).await.map(|_| ());
+        let bytes = timely(fetch, data(fetch, &mut control, length, &range)).await?;
+        if !known {
+            prove(fetch, length, range, bytes.clone()).await?;
+        }
+        let provider = Provider { fetch, node, partial: fetch.begin(node, length).await?, held, misses: 0 };
+        return provider.keep(range, bytes, Form::Plain).await.map(|_| ());
     }
+    if !known {
+        let range = last_group(length);
+        let range = ByteRange { start: range.start, end: range.end };
+        let bytes = timely(fetch, last_bytes(fetch, &mut control, length, range)).await?;
+        prove(fetch, length, range, bytes).await?;
+    }
+    let partial = fetch.begin(node, length).await?;
+    let mut provider = Provider { fetch, node, partial, held, misses: 0 };
     let (mut stream, depth) = provider.lane(peer, control).await?;
     provider.units(&mut stream, depth).await
+}
+
+/// `work`, within the time that a unit may take: a peer that sends a byte now and then moves, too.
+async fn timely<T>(fetch: &Fetch<'_>, work: impl Future<Output = Result<T, Lost>>) -> Result<T, Lost> {
+    let most = fetch.context.config.limits.unit_time_max;
+    tokio::time::timeout(most, work).await.unwrap_or(Err(FrameError::Stalled(most).into()))
+}
+
+/// The last bytes of a blob that is said to have `length`, with the proof of that.
+async fn last_bytes(fetch: &Fetch<'_>, stream: &mut Stream, length: u64, range: ByteRange) -> Result<Vec<u8>, Lost> {
+    let (stated, _, has_data) = ask(fetch, stream, &Request::Get { hash: *fetch.hash(), range, zstd: false }).await?;
+    if stated != length {
+        return Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{stated} bytes, after {length}"))));
+    }
+    if !has_data {
+        return Err(out_of_turn("no data where some were asked for"));
+    }
+    data(fetch, stream, length, &range).await
+}
+
+async fn data(fetch: &Fetch<'_>, stream: &mut Stream, length: u64, range: &ByteRange) -> Result<Vec<u8>, Lost> {
+    let mut bytes = Vec::new();
+    // A unit's encoding is about a MiB.
+    let expected = encoded_length(&(range.start..range.end), length) as usize;
+    data::read(stream, &mut bytes, expected, false, fetch.context.config.limits.stall).await?;
+    Ok(bytes)
+}
+
+/// Whether the blob has `length` bytes, by the bytes of `range` at its end: until that is certain nothing is made ready for it.
+async fn prove(fetch: &Fetch<'_>, length: u64, range: ByteRange, bytes: Vec<u8>) -> Result<(), Lost> {
+    let hash = *fetch.hash();
+    let proven = blocking(hash, move || prove_length(&hash, length, range.start..range.end, &bytes)).await;
+    proven.map_err(|error| match error {
+        FetchError::Store { source, .. } if source.is_peers_fault() => Lost::Misbehaved(Misbehaviour::WrongBytes(source.to_string())),
+        other => Lost::Fatal(other),
+    })
 }
 
 /// One request and its answer.
@@ -169,6 +236,7 @@ impl<'a> Provider<'a> {
         let mut keeping: Option<BoxFuture<'a, Result<Vec<u8>, Lost>>> = None;
         // For what comes next: what came before the last is through.
         let mut spare = Vec::new();
+        let mut useful = Instant::now();
         loop {
             let changed = self.fetch.changed.notified();
             let mut wait = None;
@@ -194,6 +262,7 @@ impl<'a> Provider<'a> {
                 }
             }
             if let Some(range) = asked.pop_front() {
+                useful = Instant::now();
                 let mut bytes = std::mem::take(&mut spare);
                 let taking = tokio::time::timeout(limits.unit_time_max, self.take(stream, range, &mut bytes));
                 let mut kept = OptionFuture::from(keeping.take());
@@ -221,6 +290,10 @@ impl<'a> Provider<'a> {
                 continue;
             }
             let partial_holder = self.held != Held::All;
+            // Who says for ever that it will have some would hold a place, and the fetch up, for ever.
+            if partial_holder && useful.elapsed() > limits.stall * USELESS_STALLS {
+                return Err(Lost::NothingMore);
+            }
             let patience = if partial_holder { wait.map_or(ASK_AGAIN, |wait| wait.min(ASK_AGAIN)) } else { wait.unwrap_or(Duration::MAX) };
             let started = Instant::now();
             tokio::select! {

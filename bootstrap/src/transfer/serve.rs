@@ -73,7 +73,7 @@ impl Drop for Taken<'_> {
 }
 
 /// While one answer is sent, the next is read from the disk.
-async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream, relayed: bool) -> Result<(), FrameError> {
+async fn requests(context: &Arc<Context>, peer: PeerId, node: NodeId, stream: Stream, relayed: bool) -> Result<(), FrameError> {
     let (mut reader, mut writer) = stream.split();
     let (ready, mut to_send) = mpsc::channel(1);
     let unsent = AtomicUsize::new(0);
@@ -130,7 +130,7 @@ async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsiz
 }
 
 /// What a request is answered with.
-async fn prepare(context: &Context, node: NodeId, request: Request, relayed: bool, measured: u64) -> Ready<'_> {
+async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed: bool, measured: u64) -> Ready<'_> {
     let without_data = |answer| Ready { answer, data: None };
     if relayed || !context.config.access.may_serve(request.hash(), &node) {
         return without_data(Answer::Refused);
@@ -142,7 +142,7 @@ async fn prepare(context: &Context, node: NodeId, request: Request, relayed: boo
         if context.traffic.rests() {
             return without_data(Answer::Busy);
         }
-        return without_data(difference::chunks(context, *hash).await);
+        return without_data(difference::chunks(context, node, *hash).await);
     }
     let Ok(Some(room)) = tokio::time::timeout(QUEUE_TIME, context.serving(&node)).await else {
         return without_data(Answer::Busy);

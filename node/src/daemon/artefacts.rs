@@ -121,7 +121,7 @@ impl Daemon {
         let store = self.store.clone();
         let here = tokio::task::spawn_blocking(move || store.length(&hash)).await??;
         if let Some(length) = here {
-            return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0 });
+            return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0, lost: BTreeMap::new() });
         }
         let mut providers: BTreeSet<NodeId> = likely.into_iter().filter(|node| *node != self.node()).collect();
         let request = |providers: &BTreeSet<NodeId>| FetchRequest {

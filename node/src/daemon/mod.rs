@@ -5,7 +5,9 @@
 //! publishes, [`http`] answers on the home's Unix socket, [`storing`] does what people want of the store,
 //! [`room`] keeps it to its quota, [`traffic`] looks at the clock and the month.
 
+mod announcing;
 mod artefacts;
+mod branches;
 mod builds;
 mod durable;
 pub mod engines;
@@ -79,6 +81,8 @@ pub struct Daemon {
     builds: Mutex<BTreeMap<(NetworkId, LeaseRef), builds::Running>>,
     bench: Arc<dyn Workbench>,
     private: Arc<artefacts::Private>,
+    branches: Arc<branches::KnownBranches>,
+    announcing: announcing::Announcing,
     events: broadcast::Sender<(NetworkId, Timestamp, Arc<serde_json::Value>)>,
     since: Timestamp,
     /// Whether it was started to build at all.
@@ -200,6 +204,7 @@ impl Daemon {
         };
         let engines = Arc::new(Engines::new(lend));
         let private = Arc::new(artefacts::Private::default());
+        let branches = Arc::new(branches::KnownBranches::default());
         let (net, net_events) = barnraiser_bootstrap::start(NetConfig {
             key: open.node.clone(),
             listen,
@@ -209,6 +214,7 @@ impl Daemon {
             store: store.clone(),
             access: private.clone(),
             records: Arc::new(Boards(engines.clone())),
+            branches: branches.clone(),
         })
         .await?;
         let rest = sandbox.err().filter(|_| wants).map(|problem| (problem.to_string(), None));
@@ -223,6 +229,8 @@ impl Daemon {
             builds: Mutex::default(),
             bench,
             private,
+            branches,
+            announcing: announcing::Announcing::default(),
             events: broadcast::channel(EVENTS_KEPT).0,
             since: now(),
             wants_builds: wants,
@@ -239,7 +247,9 @@ impl Daemon {
         tokio::spawn(daemon.clone().keep_room());
         tokio::spawn(daemon.clone().take_events(net_events));
         tokio::spawn(daemon.clone().drive());
+        tokio::spawn(daemon.clone().copy_branches());
         daemon.reload().await?;
+        tokio::spawn(daemon.clone().announce_what_is_here());
         Ok(daemon)
     }
 
@@ -251,6 +261,8 @@ impl Daemon {
             self.engines.remove(&id);
             self.networks_mut().remove(&id);
             self.net.leave(id).await?;
+            self.branches.changed();
+            self.announcing.changed();
         }
         for entry in entries {
             let name = entry.name.clone();

@@ -167,11 +167,6 @@ impl Daemon {
         }
         let view = view(&release, &charter);
         self.adopt_release(network, release).await.map_err(|error| Problem::failed(format!("{error:#}")))?;
-        for target in view.targets.values() {
-            if let Err(error) = self.net.provide(target.blake3).await {
-                tracing::warn!(%error, "the release can't be announced to Kademlia");
-            }
-        }
         Ok(view)
     }
 
@@ -228,6 +223,7 @@ impl Daemon {
                 .map_err(|error| Problem::failed(error.to_string()))?
                 .map_err(|error| Problem::failed(error.to_string()))?;
         }
+        self.announcing.changed();
         let mut built_by = self.built_by(network, &hash, release.as_deref());
         if built_by.is_empty() {
             built_by = self.proven_builders(network, &hash, release.as_deref()).await;

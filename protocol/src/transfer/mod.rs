@@ -91,8 +91,8 @@ pub enum Request {
         /// The blob.
         hash: BlobHash,
     },
-    /// Send these bytes, [`GET_BYTES_MAX`] at most in all, one after the other and without proof: the asker proves what it
-    /// puts together of them.
+    /// Send these bytes, all within [`GET_BYTES_MAX`], one after the other and without proof: the asker proves what it puts
+    /// together of them.
     Pieces {
         /// The blob.
         hash: BlobHash,

@@ -7,6 +7,7 @@
 mod assembled;
 mod decode;
 mod files;
+mod length;
 mod units;
 
 use std::io;
@@ -24,6 +25,7 @@ use crate::store::{Durability, Store};
 use crate::verify::{Item, WalkError, walk};
 
 use files::Files;
+pub use length::prove_length;
 use units::Units;
 
 /// A handle to a blob that is being fetched. Clones share its state; calls from several threads are fine.

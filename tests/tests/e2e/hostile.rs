@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use barnraiser_bootstrap::identity::{keypair, node_id, peer_of};
 use barnraiser_bootstrap::substream::{Behaviour, Lane, Opener, frame};
-use barnraiser_bootstrap::{BlobAccess, Limits, Multiaddr, Net, NetConfig, PeerId, RecordSource, Topic, swarm};
+use barnraiser_bootstrap::{BlobAccess, Limits, Multiaddr, Net, NetConfig, PeerId, RecordSource, Strangers, Topic, swarm};
 use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::record::payload::{Batch, Metadata, Priority, Retry};
@@ -151,6 +151,7 @@ impl Stranger {
             store: Store::open(&village.path("stranger")).unwrap(),
             access: Arc::new(Everybody),
             records: offered.clone(),
+            branches: Arc::new(Strangers),
         };
         let (net, mut events) = barnraiser_bootstrap::start(config).await.unwrap();
         tokio::spawn(async move { while events.recv().await.is_some() {} });

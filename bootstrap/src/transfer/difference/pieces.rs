@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NodeId};
@@ -25,6 +26,10 @@ use crate::traffic::pack;
 const DEPTH: usize = 24;
 /// Bytes that may be under way.
 const AHEAD_BYTES: u64 = 4 << 20;
+
+/// A provider that gives fewer bytes a second than this, beyond the time that a silent one is given, is left: all others
+/// could be giving the blob meanwhile.
+const RATE_MIN: u64 = 16 << 10;
 
 /// The work on one blob with one provider.
 pub(super) struct Work<'a> {
@@ -80,9 +85,9 @@ impl<'a> Work<'a> {
                 continue;
             }
             let (Some((plan, bytes)), Some(stream)) = (asked.pop_front(), &mut stream) else { return Ok(()) };
-            let limits = &self.context.config.limits;
-            let answer = tokio::time::timeout(limits.unit_time_max, self.answer(stream, bytes)).await;
-            let pieces = answer.map_err(|_| Obstacle::Lost(format!("no unit in {:?}", limits.unit_time_max)))??;
+            let most = patience + Duration::from_millis(bytes * 1000 / RATE_MIN);
+            let answer = tokio::time::timeout(most, self.answer(stream, bytes)).await;
+            let pieces = answer.map_err(|_| Obstacle::Lost(format!("not {bytes} bytes in {most:?}")))??;
             self.put_together(plan, pieces, &mut refused, differences).await?;
         }
     }
