@@ -99,7 +99,7 @@ impl Fake {
             loop {
                 tokio::select! {
                     _ = swarm.select_next_some() => {}
-                    Some(inbound) = inbound.recv() => _ = tokio::spawn(self.serve(store.clone(), inbound)),
+                    Some(inbound) = inbound.recv() => drop(tokio::spawn(self.serve(store.clone(), inbound))),
                 }
             }
         });
