@@ -46,7 +46,7 @@ struct Moment {
 
 impl Moment {
     fn now() -> Self {
-        let now = jiff::Zoned::now();
+        let now = jiff::ZonedDateTime::now();
         // Hours and minutes of a day are not negative.
         let minute = u16::try_from(now.hour()).unwrap_or(0) * 60 + u16::try_from(now.minute()).unwrap_or(0);
         Self { year: now.year(), month: format!("{:04}-{:02}", now.year(), now.month()), minute }
