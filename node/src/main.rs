@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let json = cli.global.json;
+    let (json, bytes) = (cli.global.json, cli.puts_bytes_out());
     let ended = match watch(&cli) {
         Ok(()) => start(cli),
         Err(problem) => Err(problem),
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         // The reader of a pipe has seen enough.
         Err(problem) if problem.status == STATUS_CLOSED_PIPE => ExitCode::SUCCESS,
         Err(problem) => {
-            print_problem(&problem, json);
+            print_problem(&problem, json, bytes);
             ExitCode::from(problem.exit_code())
         }
     }

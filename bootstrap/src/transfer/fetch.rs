@@ -84,12 +84,11 @@ impl<'a> Fetch<'a> {
         loop {
             let changed = self.changed.notified();
             let setup = self.setup.lock().await;
-            if let Some(attempt) = &mut self.state().attempt {
-                if attempt.partial.length() == length {
-                    attempt.schedule.joined(node);
-                    attempt.backers.insert(node);
-                    return Ok(attempt.partial.clone());
-                }
+            if let Some(partial) = self.join(node, length) {
+                self.report_progress();
+                return Ok(partial);
+            }
+            if let Some(attempt) = &self.state().attempt {
                 if attempt.partial.length_is_proven() {
                     let proven = attempt.partial.length();
                     return Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {proven} is proven"))));
@@ -100,6 +99,15 @@ impl<'a> Fetch<'a> {
             drop(setup);
             changed.await;
         }
+    }
+
+    /// The attempt at `length`, of which `node` is one of the providers from now on.
+    fn join(&self, node: NodeId, length: u64) -> Option<PartialBlob> {
+        let mut state = self.state();
+        let attempt = state.attempt.as_mut().filter(|attempt| attempt.partial.length() == length)?;
+        attempt.schedule.joined(node);
+        attempt.backers.insert(node);
+        Some(attempt.partial.clone())
     }
 
     async fn set_up(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
@@ -133,6 +141,7 @@ impl<'a> Fetch<'a> {
     pub(super) fn next(&self, node: NodeId, held: &Held) -> (Next, Duration) {
         match &mut self.state().attempt {
             Some(attempt) => {
+                attempt.schedule.set_in_order(self.context.is_read_along(self.hash()));
                 let age = attempt.started.elapsed();
                 (attempt.schedule.next(node, held, age), age)
             }
@@ -174,6 +183,7 @@ impl<'a> Fetch<'a> {
             }
         }
         drop(state);
+        self.report_progress();
         self.changed.notify_waiters();
     }
 
@@ -196,7 +206,10 @@ impl<'a> Fetch<'a> {
         progress.send_replace(FetchProgress {
             length: attempt.map(PartialBlob::length),
             verified: attempt.map_or(0, |partial| partial.length() - partial.missing_bytes()),
+            already_had: state.already_had,
             bytes_by_peer: state.bytes_by_peer.clone(),
+            providers: state.expected.clone(),
+            at_work: state.attempt.as_ref().map(|attempt| attempt.backers.clone()).unwrap_or_default(),
         });
     }
 }
