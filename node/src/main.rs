@@ -58,7 +58,7 @@ fn watch(cli: &Cli) -> Result<(), Problem> {
         (true, _) => "error",
         // What libp2p says of itself is for who asks for more: a node that is alone is warned of nothing.
         (false, 0) if is_node => "info,libp2p_swarm=warn,libp2p_kad=error",
-        (false, 0) => "warn",
+        (false, 0) => "warn,libp2p_kad=error",
         (false, 1) => "warn,barnraiser_node=debug,barnraiser_bootstrap=debug,barnraiser_store=debug,barnraiser_protocol=debug",
         (false, _) => "debug",
     };

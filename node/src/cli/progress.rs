@@ -22,6 +22,8 @@ pub(super) const EVENT_EVERY: Duration = Duration::from_millis(500);
 const SPEED_OVER: Duration = Duration::from_secs(4);
 /// What comes within less is one measurement: shorter ones would measure how the system hands out time.
 const MEASURE_EVERY: Duration = Duration::from_millis(100);
+/// Characters that are left free: a terminal shows `^C` behind the line, and what then goes on in the next could not be wiped away.
+const BESIDE: usize = 4;
 /// Characters between the brackets of the bar.
 const BAR_WIDTH: (usize, usize) = (10, 30);
 
@@ -73,7 +75,7 @@ struct Facts {
 impl Facts {
     /// The bar in less than `width` characters, with as much of what is known as fits: the share and the speed before all else.
     fn line(&self, now: Instant, width: usize) -> String {
-        let room = width.saturating_sub(1);
+        let room = width.saturating_sub(BESIDE);
         let rate = self.speed.rate(now);
         let turn = ['-', '\\', '|', '/'][(now.saturating_duration_since(self.began).as_millis() / DRAW_EVERY.as_millis() % 4) as usize];
         let share = self.length.map(|length| share(self.done, length));
@@ -84,7 +86,7 @@ impl Facts {
             (0, Some(share.map_or_else(|| turn.to_string(), |share| format!("{share:3} %")))),
             (2, is_counted.then(|| bytes(self.done) + &self.length.map_or_else(String::new, |length| format!(" of {}", bytes(length))))),
             (1, is_counted.then(|| format!("{}/s", bytes(rate)))),
-            (3, left.map(|left| format!("{} left", time_text(Duration::from_secs(left / rate))))),
+            (3, left.map(|left| format!("{} left", time_left(left / rate)))),
             (4, self.peers.filter(|peers| *peers > 0).map(|peers| count(peers, "peer", "peers"))),
             (if is_counted { 6 } else { 1 }, Some(self.doing.to_owned())),
         ];
@@ -108,6 +110,11 @@ impl Facts {
             None => line,
         }
     }
+}
+
+/// Whole seconds: tenths of a guess mean nothing.
+fn time_left(seconds: u64) -> String {
+    if seconds < 60 { format!("{seconds} s") } else { time_text(Duration::from_secs(seconds)) }
 }
 
 /// Whole per cents; 100 only when it is all.
@@ -134,7 +141,9 @@ impl Progress {
 
     /// Where standard output is for the bytes themselves: all else goes to standard error.
     pub fn beside_bytes(out: &Output, doing: &'static str) -> Self {
-        Self { beside: true, ..Self::new(out, doing) }
+        let mut progress = Self::new(out, doing);
+        progress.beside = true;
+        progress
     }
 
     /// No bar, for what is done at once or prints as it goes.
@@ -272,14 +281,14 @@ mod tests {
         let (facts, now) = facts(128 * MIB, Some(512 * MIB), 8e6, Some(3));
         let line = |width| facts.line(now, width);
         assert_eq!(line(120), "[=======>                      ]  25 %  128.0 MiB of 512.0 MiB  7.6 MiB/s  50 s left  3 peers  fetching",);
-        assert_eq!(line(80), "[==>        ]  25 %  128.0 MiB of 512.0 MiB  7.6 MiB/s  50 s left  3 peers");
+        assert_eq!(line(80), "[===>         ]  25 %  128.0 MiB of 512.0 MiB  7.6 MiB/s  50 s left  3 peers");
         assert_eq!(line(60), " 25 %  128.0 MiB of 512.0 MiB  7.6 MiB/s  50 s left");
-        assert_eq!(line(40), " 25 %  128.0 MiB of 512.0 MiB");
+        assert_eq!(line(46), " 25 %  128.0 MiB of 512.0 MiB  7.6 MiB/s");
         assert_eq!(line(20), " 25 %  7.6 MiB/s");
-        assert_eq!(line(8), " 25 %");
+        assert_eq!(line(10), " 25 %");
         assert_eq!(line(1), "");
-        for width in 1..200 {
-            assert!(line(width).len() < width, "{width}: {:?}", line(width));
+        for width in BESIDE..200 {
+            assert!(line(width).len() + BESIDE <= width, "{width}: {:?}", line(width));
         }
     }
 
@@ -297,7 +306,7 @@ mod tests {
     fn all_is_shown_only_when_all_is_there() {
         assert_eq!([share(0, 10), share(999, 1000), share(1000, 1000), share(0, 0), share(u64::MAX, u64::MAX)], [0, 99, 100, 100, 100]);
         let (facts, now) = facts(10 * MIB, Some(10 * MIB), 0.0, None);
-        assert_eq!(facts.line(now, 80), "[==============================] 100 %  10.0 MiB of 10.0 MiB  0 B/s  fetching");
+        assert_eq!(facts.line(now, 120), "[==============================] 100 %  10.0 MiB of 10.0 MiB  0 B/s  fetching");
     }
 
     /// What was there before is no speed; a moment's burst or pause is not the speed either; and what stands still slows down.

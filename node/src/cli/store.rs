@@ -142,11 +142,6 @@ impl Work<'_> {
         }
     }
 
-    fn progress(&self, bar: &Progress, done: u64, length: Option<u64>) -> Result<(), Problem> {
-        bar.at(done, length);
-        self.here.out.stream("progress", &json!({ "done": done, "length": length }))
-    }
-
     /// The last line of a stream, or the only document.
     fn document(&self, done: &StoreDone, streams: bool) -> Result<(), Problem> {
         let unwritten = |error: serde_json::Error| Problem::failed(format!("the answer can't be written as JSON: {error}"));

@@ -120,6 +120,32 @@ fn source_file_stays_as_it_is_and_export_gives_it_back() {
     assert!(home.store.import_file(home.folder.path(), Durability::Cached).is_err());
 }
 
+/// What a process that was killed in the middle of an export left beside the file stayed there for ever.
+#[test]
+fn what_a_killed_export_left_is_used_by_the_next_one() {
+    let home = home();
+    let blob = bytes(6, 100_000);
+    let hash = home.store.import_bytes(&blob, Durability::Cached).unwrap();
+    let folder = home.folder.path().join("images");
+    std::fs::create_dir(&folder).unwrap();
+    let (to, left) = (folder.join("image"), folder.join(".image.0.part"));
+    std::fs::write(&left, bytes(7, 200_000)).unwrap();
+    home.store.export(&hash, &to).unwrap();
+    assert!(std::fs::read(&to).unwrap() == blob && files_below(&folder) == 1);
+    // One that somebody is writing to is left alone, and so is what only looks like one.
+    let theirs = std::fs::File::create(&left).unwrap();
+    theirs.lock().unwrap();
+    std::os::unix::fs::symlink(&to, folder.join(".image.1.part")).unwrap();
+    let other = home.store.import_bytes(&bytes(8, 70_000), Durability::Cached).unwrap();
+    std::fs::hard_link(&to, folder.join("kept")).unwrap();
+    let error = home.store.export(&other, &to).unwrap_err();
+    assert!(error.to_string().contains(".image.1.part"), "{error}");
+    std::fs::remove_file(folder.join(".image.1.part")).unwrap();
+    home.store.export(&other, &to).unwrap();
+    assert!(std::fs::read(&to).unwrap() == bytes(8, 70_000) && std::fs::read(folder.join("kept")).unwrap() == blob);
+    assert!(left.exists());
+}
+
 #[test]
 fn read_all_keeps_to_its_limit() {
     let home = home();

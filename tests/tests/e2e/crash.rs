@@ -332,7 +332,8 @@ fn node_that_is_killed_at_any_moment_loses_nothing_and_fetches_nothing_twice() {
             wanted.push(Wanted { hash, length, verified: 0, is_here: false });
         }
     }
-    let says_what_it_serves = |command: &mut std::process::Command| _ = command.env("BARN_LOG", "warn,barnraiser_bootstrap::transfer=trace");
+    let says_what_it_serves =
+        |command: &mut std::process::Command| _ = command.env("BARN_LOG", "warn,barnraiser_bootstrap::transfer=trace");
     let _ash = ash.start_with(says_what_it_serves).unwrap();
     let _elm = elm.start_with(says_what_it_serves).unwrap();
     let victim = guest(&village, "victim", Lend::NOTHING, &ticket);
@@ -346,7 +347,8 @@ fn node_that_is_killed_at_any_moment_loses_nothing_and_fetches_nothing_twice() {
         in_hand: Mutex::default(),
         is_over: AtomicBool::new(false),
     };
-    let met = |stage: &Stage| stage.victim.wait_status("the others are there", SOON, |status| status["networks"][0]["peers"].as_u64() >= Some(2));
+    let met =
+        |stage: &Stage| stage.victim.wait_status("the others are there", SOON, |status| status["networks"][0]["peers"].as_u64() >= Some(2));
     let begun = Instant::now();
     let mut done = 0;
     while done < kills {
@@ -371,7 +373,8 @@ fn node_that_is_killed_at_any_moment_loses_nothing_and_fetches_nothing_twice() {
     stage.check(false);
     met(&stage).unwrap();
     for number in 0..WANTED.len() {
-        barnraiser_tests::wait("every fetch comes to its end", SOON, || Ok(stage.fetch(number, &folder.join("last")).then_some(()))).unwrap();
+        barnraiser_tests::wait("every fetch comes to its end", SOON, || Ok(stage.fetch(number, &folder.join("last")).then_some(())))
+            .unwrap();
     }
     stage.check(true);
 

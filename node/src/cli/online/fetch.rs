@@ -243,9 +243,8 @@ impl Work<'_> {
                 }
                 Some(Told::Event(event)) => {
                     if let Some(fetched) = self.hear(event)? {
-                        match self.pipe.take() {
-                            Some(pipe) => pipe.end().await?,
-                            None => {}
+                        if let Some(pipe) = self.pipe.take() {
+                            pipe.end().await?;
                         }
                         return Ok(fetched);
                     }
@@ -268,7 +267,7 @@ impl Work<'_> {
                 self.progress.event("started", &fields)?;
                 if already_had > 0 && already_had < length {
                     self.progress.note(&format!(
-                        "{} of {} are here from before: only the rest is fetched",
+                        "{} of {} are here already",
                         bytes(already_had),
                         bytes(length)
                     ));
