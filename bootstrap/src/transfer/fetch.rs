@@ -187,10 +187,12 @@ impl<'a> Fetch<'a> {
         self.changed.notify_waiters();
     }
 
-    /// The finished blob, once every unit is here.
-    fn finished(&self) -> Option<PartialBlob> {
+    /// The finished blob, once every unit is here; while somebody is `at_work`, once every one is counted as well: a unit is kept
+    /// a moment before who brought it says so.
+    fn finished(&self, at_work: bool) -> Option<PartialBlob> {
         let state = self.state();
-        state.attempt.as_ref().filter(|attempt| attempt.partial.is_complete()).map(|attempt| attempt.partial.clone())
+        let attempt = state.attempt.as_ref().filter(|attempt| attempt.partial.is_complete())?;
+        (!at_work || attempt.schedule.is_finished()).then(|| attempt.partial.clone())
     }
 
     /// Whether the blob is known to be too large to come with the first answer.
@@ -287,7 +289,7 @@ async fn run(fetch: &Fetch<'_>) -> Result<PartialBlob, FetchError> {
     let mut searched_in_vain = false;
     loop {
         let changed = fetch.changed.notified();
-        if let Some(partial) = fetch.finished() {
+        if let Some(partial) = fetch.finished(!providers.working.is_empty()) {
             return Ok(partial);
         }
         providers.start_waiting();

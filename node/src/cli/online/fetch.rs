@@ -266,11 +266,7 @@ impl Work<'_> {
                 let fields = json!({ "hash": hash, "length": length, "already_had": already_had, "providers": providers });
                 self.progress.event("started", &fields)?;
                 if already_had > 0 && already_had < length {
-                    self.progress.note(&format!(
-                        "{} of {} are here already",
-                        bytes(already_had),
-                        bytes(length)
-                    ));
+                    self.progress.note(&format!("{} of {} are here already", bytes(already_had), bytes(length)));
                 }
                 self.patience.saw(already_had);
             }
