@@ -233,7 +233,8 @@ impl Work<'_> {
             self.pipe = Some(Pipe::to_output()?);
         }
         loop {
-            match self.patience.wait(source.next()).await?? {
+            let next = self.patience.wait(source.next()).await?;
+            match next.map_err(|problem| self.cut_off(&problem))? {
                 Some(Told::Bytes(piece)) => {
                     if let Some(pipe) = &mut self.pipe {
                         pipe.put(piece).await?;
@@ -249,13 +250,16 @@ impl Work<'_> {
                         return Ok(fetched);
                     }
                 }
-                None => {
-                    return Err(Problem::unreachable(
-                        "the node stopped before the fetch was done; what is verified is kept for the next time",
-                    ));
-                }
+                None => return Err(self.cut_off(&Problem::unreachable("it ended"))),
             }
         }
+    }
+
+    /// The node went away.
+    fn cut_off(&self, problem: &Problem) -> Problem {
+        let have = bytes(self.patience.done);
+        let message = format!("the node stopped before the fetch was done ({problem}); {have} are verified and kept for the next time");
+        Problem { status: problem.status, message }
     }
 
     fn hear(&mut self, event: FetchEvent) -> Result<Option<Fetched>, Problem> {
