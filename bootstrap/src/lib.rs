@@ -24,7 +24,7 @@ pub mod transfer;
 pub use config::{BlobAccess, Branches, Limits, NetConfig, RecordSource, Strangers};
 pub use event::{MessageToken, Misbehaviour, NetEvent, Verdict, Via};
 pub use libp2p::{Multiaddr, PeerId};
-pub use net::{Net, NetError, PeerInfo, StartError, start};
+pub use net::{Net, NetError, PeerInfo, ReadAlong, StartError, start};
 pub use sync::{SyncError, SyncReport};
 pub use topic::Topic;
 pub use traffic::{Rates, Traffic, Usage};

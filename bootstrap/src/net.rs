@@ -122,6 +122,8 @@ pub(crate) struct Context {
     fetching: Mutex<BTreeMap<BlobHash, Weak<tokio::sync::Mutex<()>>>>,
     /// Who has let a fetch down.
     lapses: Mutex<Lapses>,
+    /// How many read along while each blob is fetched.
+    readers: Arc<Mutex<BTreeMap<BlobHash, usize>>>,
     joined: Mutex<BTreeSet<NetworkId>>,
     under_way: Mutex<BTreeSet<(NetworkId, PeerId)>>,
 }
@@ -151,6 +153,7 @@ impl Context {
             answering: Answering::new(config.limits.syncs.max(1)),
             fetching: Mutex::default(),
             lapses: Mutex::default(),
+            readers: Arc::default(),
             joined: Mutex::default(),
             under_way: Mutex::default(),
             config,
@@ -240,6 +243,11 @@ impl Context {
         turn
     }
 
+    /// Whether somebody reads `hash` while it is fetched.
+    pub(crate) fn is_read_along(&self, hash: &BlobHash) -> bool {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(hash)
+    }
+
     /// Reports that a peer broke a rule; it is scored down, and the owner hears of it.
     pub(crate) async fn report(&self, peer: PeerId, what: Misbehaviour) {
         tracing::debug!(%peer, %what, "a peer misbehaved");
@@ -266,6 +274,25 @@ impl Context {
 pub(crate) struct Serving {
     _of_peer: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
+}
+
+/// As long as it lives, fetches of one blob bring the first bytes that are missing before all others. See [`Net::read_along`].
+#[derive(Debug)]
+pub struct ReadAlong {
+    hash: BlobHash,
+    readers: Arc<Mutex<BTreeMap<BlobHash, usize>>>,
+}
+
+impl Drop for ReadAlong {
+    fn drop(&mut self) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = readers.get_mut(&self.hash) {
+            *count -= 1;
+            if *count == 0 {
+                readers.remove(&self.hash);
+            }
+        }
+    }
 }
 
 /// The network of this node. Cheap to clone; when the last clone is dropped, the network is shut down.
@@ -368,6 +395,14 @@ impl Net {
     /// [`FetchError`].
     pub async fn fetch(&self, request: FetchRequest, progress: Option<watch::Sender<FetchProgress>>) -> Result<FetchReport, FetchError> {
         transfer::fetch(&self.context, request, progress).await
+    }
+
+    /// Makes fetches of `hash`, those that go on already too, bring the first bytes that are missing before all others, as long as
+    /// what is given lives: for who reads them by [`barnraiser_store::Store::read_on`] while they come.
+    pub fn read_along(&self, hash: BlobHash) -> ReadAlong {
+        let readers = self.context.readers.clone();
+        *readers.lock().unwrap_or_else(PoisonError::into_inner).entry(hash).or_default() += 1;
+        ReadAlong { hash, readers }
     }
 
     /// Puts together what `seeds` have of a blob, and fetches what is missing of the units that they have a part of. To be

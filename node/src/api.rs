@@ -300,20 +300,42 @@ pub struct Fetch {
     /// An older version, absolute: what is equal is copied from it. `None` leaves it to the daemon what it compares with.
     #[serde(default)]
     pub seed: Option<PathBuf>,
+    /// Whether the bytes are wanted in the answer, in order, each as soon as it is verified ([`FetchEvent::Bytes`]).
+    #[serde(default)]
+    pub along: bool,
 }
 
 /// One line of the answer to [`Fetch`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum FetchEvent {
+    /// The length is known, and somebody has it or it is here. Once, before all others.
+    Started {
+        /// BLAKE3 of its bytes.
+        hash: BlobHash,
+        /// Its length in bytes; a provider's word until it is done, where no release says it.
+        length: u64,
+        /// Bytes that were here, verified, when it started: of an earlier fetch that was cut off.
+        already_had: u64,
+        /// Nodes that are asked for it first; more may be found later.
+        providers: Vec<NodeId>,
+    },
     /// How far it is.
     Progress {
         /// Verified bytes, those that were here before included.
         done: u64,
         /// Length, once it is known.
         length: Option<u64>,
-        /// Nodes that serve it now.
+        /// Nodes at work.
         providers: usize,
+        /// Bytes that each node has served so far.
+        #[serde(default)]
+        bytes_by_peer: BTreeMap<NodeId, u64>,
+    },
+    /// So many bytes of the file follow the end of this line, and then the next line. Only where they were asked for.
+    Bytes {
+        /// How many; a unit (1 MiB) at most.
+        count: u64,
     },
     /// It is there.
     Done(Fetched),

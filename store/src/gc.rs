@@ -12,8 +12,10 @@ use rocksdb::WriteBatch;
 
 use crate::chunking::list_key;
 use crate::error::{Fault, ImportError, LayOutError, ReadError};
+use crate::import::Seen;
 use crate::metadata::{BlobEntry, Class, Family, Pin, Place, State, Sync};
 use crate::store::{Durability, Store, now_s};
+use crate::verify::Item;
 
 /// How long a damaged blob waits in quarantine to be mended, in seconds.
 const QUARANTINE_S: u64 = 7 * 24 * 3600;
@@ -31,6 +33,28 @@ pub struct Collected {
     pub orphans: u64,
     /// Fetches forgotten that nobody took up again.
     pub partials: u64,
+}
+
+/// How far a collection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collecting {
+    /// It looks which blobs could go.
+    Looking {
+        /// Entries that were looked at.
+        entries: u64,
+    },
+    /// It evicts.
+    Evicting {
+        /// Bytes of blobs that were evicted.
+        done: u64,
+        /// Bytes of blobs that are to be evicted, as far as can be said beforehand.
+        goal: u64,
+    },
+    /// It looks for files that nothing refers to.
+    Sweeping {
+        /// Folders of 256 that were looked through.
+        folders: u64,
+    },
 }
 
 /// What a scrub found.
@@ -66,18 +90,38 @@ impl Store {
     /// # Errors
     /// [`Fault`]; what was done until then stays done.
     pub fn gc(&self, quota_bytes: u64) -> Result<Collected, Fault> {
+        self.gc_watched(quota_bytes, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Store::gc`]; `seen` is told how far it is, and may call off the rest of it. A file is removed in one step, however
+    /// long it is.
+    ///
+    /// # Errors
+    /// As [`Store::gc`].
+    pub fn gc_watched(&self, quota_bytes: u64, seen: &mut dyn FnMut(Collecting) -> ControlFlow<()>) -> Result<Collected, Fault> {
         let mut collected = Collected::default();
-        self.evict_to(quota_bytes, 0, &mut collected)?;
-        self.remove_orphans(&mut collected)?;
+        if self.evict_to(quota_bytes, 0, &mut collected, seen)?.is_continue() {
+            self.remove_orphans(&mut collected, seen)?;
+        }
         Ok(collected)
     }
 
     /// Evicts until the blobs take `quota_bytes`; nothing good that was used within `grace_s`.
-    pub(crate) fn evict_to(&self, quota_bytes: u64, grace_s: u64, collected: &mut Collected) -> Result<(), Fault> {
+    pub(crate) fn evict_to(
+        &self,
+        quota_bytes: u64,
+        grace_s: u64,
+        collected: &mut Collected,
+        seen: &mut dyn FnMut(Collecting) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Fault> {
         let (pinned, pins_seen) = self.pinned()?;
-        let (mut total, mut candidates) = (0u64, Vec::new());
+        let (mut total, mut candidates, mut looked_at) = (0u64, Vec::new(), 0);
         for item in self.entries() {
             let (hash, entry) = item?;
+            looked_at += 1;
+            if seen(Collecting::Looking { entries: looked_at }).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
             total = total.saturating_add(entry.length);
             if (entry.class == Class::Cached || entry.state == State::Damaged) && !pinned.contains(&hash) {
                 candidates.push((entry.state == State::Good, entry.last_used_s, hash, entry));
@@ -85,7 +129,8 @@ impl Store {
         }
         // Damaged ones first, since they serve nobody.
         candidates.sort_unstable_by_key(|(good, used, hash, _)| (*good, *used, *hash));
-        let (now, mut small) = (now_s(), false);
+        let (now, mut small, mut called_off) = (now_s(), false, ControlFlow::Continue(()));
+        let goal = total.saturating_sub(quota_bytes).min(candidates.iter().map(|(.., entry)| entry.length).sum());
         for (good, used, hash, entry) in candidates {
             let expired = !good && used.saturating_add(QUARANTINE_S) < now;
             if good && grace_s > 0 && used.saturating_add(grace_s) > now {
@@ -96,9 +141,16 @@ impl Store {
                 collected.blobs += 1;
                 collected.bytes += entry.length;
                 small |= entry.place == Place::Inline;
+                called_off = seen(Collecting::Evicting { done: collected.bytes, goal: goal.max(collected.bytes) });
+                if called_off.is_break() {
+                    break;
+                }
             }
         }
-        if small { self.metadata().compact_inline() } else { Ok(()) }
+        if small {
+            self.metadata().compact_inline()?;
+        }
+        Ok(called_off)
     }
 
     /// Everything that pins keep, and how often pins had changed when that was read.
@@ -168,7 +220,7 @@ impl Store {
         Ok(true)
     }
 
-    fn remove_orphans(&self, collected: &mut Collected) -> Result<(), Fault> {
+    fn remove_orphans(&self, collected: &mut Collected, seen: &mut dyn FnMut(Collecting) -> ControlFlow<()>) -> Result<(), Fault> {
         let mut begun = HashSet::new();
         for (hash, began_s) in crate::partial::begun_at(self)? {
             if began_s.saturating_add(PARTIAL_KEPT_S) < now_s() && crate::partial::forget_unless_live(self, &hash)? {
@@ -178,6 +230,9 @@ impl Store {
             }
         }
         for first in 0..=u8::MAX {
+            if seen(Collecting::Sweeping { folders: u64::from(first) }).is_break() {
+                return Ok(());
+            }
             let mut any = [0; 32];
             any[0] = first;
             let folder = self.blob_folder(&BlobHash(any));
@@ -224,18 +279,26 @@ impl Store {
     }
 
     /// Reads every blob and proves it. What is damaged goes into quarantine; files that lost their entry (since the
-    /// database was moved away) are taken in again. `progress` is told each blob and its length after it was read, and may
-    /// wait, to spare the machine, or stop.
+    /// database was moved away) are taken in again. `seen` is told how many bytes were proven since it was told last, within a
+    /// blob as well, and may wait, to spare the machine, or stop.
     ///
     /// # Errors
     /// [`ReadError`] or [`ImportError`] by way of [`Fault`]: this machine only; damage is not an error here.
-    pub fn scrub(&self, progress: &mut dyn FnMut(&BlobHash, u64) -> ControlFlow<()>) -> Result<Scrubbed, Fault> {
+    pub fn scrub(&self, seen: Seen<'_>) -> Result<Scrubbed, Fault> {
         let mut scrubbed = Scrubbed::default();
+        let mut called_off = ControlFlow::Continue(());
         for item in self.blobs() {
             let (hash, length) = item?;
-            let read = self.open_blob(&hash).and_then(|opened| self.walk_blob(&opened, &ChunkRanges::all(), &mut |_| Ok(())));
+            let mut proven = |item: Item<'_>| {
+                let Item::Group(bytes) = item else { return Ok(()) };
+                called_off = seen(bytes.len() as u64);
+                if called_off.is_break() { Err(io::Error::other("it was called off")) } else { Ok(()) }
+            };
+            let read = self.open_blob(&hash).and_then(|opened| self.walk_blob(&opened, &ChunkRanges::all(), &mut proven));
             match read {
                 Ok(()) => {}
+                // What was found until then is found.
+                Err(ReadError::Output(_)) if called_off.is_break() => return Ok(scrubbed),
                 Err(ReadError::Damaged { hash, .. }) => scrubbed.damaged.push(hash),
                 // Evicted since the list was read.
                 Err(ReadError::NotFound(_)) => continue,
@@ -244,9 +307,6 @@ impl Store {
             }
             scrubbed.blobs += 1;
             scrubbed.bytes += length;
-            if progress(&hash, length).is_break() {
-                return Ok(scrubbed);
-            }
         }
         self.recover_orphans(&mut scrubbed)?;
         Ok(scrubbed)

@@ -31,7 +31,7 @@ mod tree;
 mod verify;
 
 pub use error::{Fault, ImportError, LayOutError, OpenError, PartialError, ReadError};
-pub use gc::{Collected, Scrubbed};
+pub use gc::{Collected, Collecting, Scrubbed};
 pub use geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX, UNIT_BYTES};
 pub use import::Seen;
 pub use listing::BlobInfo;

@@ -4,6 +4,7 @@
 //! disk: what is only cached goes, least recently used first. What is pinned, announced, held, or has just come stays, so
 //! a quota may be exceeded by it: it says how much is kept, not how much may be worked with.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use barnraiser_protocol::id::BlobHash;
@@ -112,7 +113,8 @@ impl Store {
         if target == u64::MAX || self.room().in_vain_until.is_some_and(|until| Instant::now() < until) {
             return Ok(collected);
         }
-        self.evict_to(target, GRACE_S, &mut collected)?;
+        // Called by who waits for room: there is nobody to call it off.
+        let _ = self.evict_to(target, GRACE_S, &mut collected, &mut |_| ControlFlow::Continue(()))?;
         if collected.blobs > 0 {
             tracing::info!(blobs = collected.blobs, bytes = collected.bytes, quota, "evicted what was used least lately");
         }

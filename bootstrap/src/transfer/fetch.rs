@@ -60,6 +60,8 @@ struct State {
     attempt: Option<Attempt>,
     /// Providers being worked with or in line, for an equal share at the start.
     expected: Vec<NodeId>,
+    /// Providers that take units now.
+    at_work: BTreeSet<NodeId>,
     bytes_by_peer: BTreeMap<NodeId, u64>,
     already_had: u64,
     /// The latest length that somebody said, proven or not.
@@ -96,11 +98,21 @@ impl<'a> Fetch<'a> {
     /// Joins the work on the blob, which has `length` bytes for certain.
     pub(super) async fn begin(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
         let _setup = self.setup.lock().await;
-        if let Some(attempt) = &mut self.state().attempt {
-            attempt.schedule.joined(node);
-            return Ok(attempt.partial.clone());
+        if let Some(partial) = self.join(node) {
+            self.report_progress();
+            return Ok(partial);
         }
         self.set_up(node, length).await
+    }
+
+    /// The attempt, of which `node` is one of the providers from now on.
+    fn join(&self, node: NodeId) -> Option<PartialBlob> {
+        let mut state = self.state();
+        let attempt = state.attempt.as_mut()?;
+        attempt.schedule.joined(node);
+        let partial = attempt.partial.clone();
+        state.at_work.insert(node);
+        Some(partial)
     }
 
     async fn set_up(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
@@ -119,6 +131,7 @@ impl<'a> Fetch<'a> {
         }
         schedule.joined(node);
         state.already_had = length - partial.missing_bytes();
+        state.at_work.insert(node);
         state.attempt = Some(Attempt { partial: partial.clone(), schedule, started: Instant::now() });
         drop(state);
         self.report_progress();
@@ -131,6 +144,7 @@ impl<'a> Fetch<'a> {
     pub(super) fn next(&self, node: NodeId, held: &Held) -> (Next, Duration) {
         match &mut self.state().attempt {
             Some(attempt) => {
+                attempt.schedule.set_in_order(self.context.is_read_along(self.hash()));
                 let age = attempt.started.elapsed();
                 (attempt.schedule.next(node, held, age), age)
             }
@@ -165,18 +179,22 @@ impl<'a> Fetch<'a> {
     fn left(&self, node: NodeId) {
         let mut state = self.state();
         state.expected.retain(|expected| *expected != node);
+        state.at_work.remove(&node);
         state.places.left(&node);
         if let Some(attempt) = &mut state.attempt {
             attempt.schedule.left(&node);
         }
         drop(state);
+        self.report_progress();
         self.changed.notify_waiters();
     }
 
-    /// The finished blob, once every unit is here.
-    fn finished(&self) -> Option<PartialBlob> {
+    /// The finished blob, once every unit is here; while somebody is `at_work`, once every one is counted as well: a unit is kept
+    /// a moment before who brought it says so.
+    fn finished(&self, at_work: bool) -> Option<PartialBlob> {
         let state = self.state();
-        state.attempt.as_ref().filter(|attempt| attempt.partial.is_complete()).map(|attempt| attempt.partial.clone())
+        let attempt = state.attempt.as_ref().filter(|attempt| attempt.partial.is_complete())?;
+        (!at_work || attempt.schedule.is_finished()).then(|| attempt.partial.clone())
     }
 
     /// Whether the blob is known to be too large to come with the first answer.
@@ -192,7 +210,10 @@ impl<'a> Fetch<'a> {
         progress.send_replace(FetchProgress {
             length: attempt.map(PartialBlob::length),
             verified: attempt.map_or(0, |partial| partial.length() - partial.missing_bytes()),
+            already_had: state.already_had,
             bytes_by_peer: state.bytes_by_peer.clone(),
+            providers: state.expected.clone(),
+            at_work: state.at_work.clone(),
         });
     }
 }
@@ -276,7 +297,7 @@ async fn run(fetch: &Fetch<'_>) -> Result<(PartialBlob, BTreeMap<NodeId, String>
     let mut searched_in_vain = false;
     loop {
         let changed = fetch.changed.notified();
-        if let Some(partial) = fetch.finished() {
+        if let Some(partial) = fetch.finished(!providers.working.is_empty()) {
             return Ok((partial, providers.outcomes));
         }
         providers.start_waiting();

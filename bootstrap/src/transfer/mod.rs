@@ -14,7 +14,7 @@ mod places;
 mod provider;
 mod serve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
@@ -72,8 +72,14 @@ pub struct FetchProgress {
     pub length: Option<u64>,
     /// Bytes here and verified, those of earlier attempts included.
     pub verified: u64,
+    /// Bytes that were here and verified when the length became known.
+    pub already_had: u64,
     /// Bytes that each peer delivered in this attempt.
     pub bytes_by_peer: BTreeMap<NodeId, u64>,
+    /// Who is asked for it now, or is in line to be.
+    pub providers: Vec<NodeId>,
+    /// Who has it, or a part of it, and is at work.
+    pub at_work: BTreeSet<NodeId>,
 }
 
 /// What a fetch brought.

@@ -12,6 +12,7 @@ mod builds;
 mod durable;
 pub mod engines;
 mod ephemeral;
+mod fetching;
 mod http;
 mod logs;
 mod metadata;
@@ -42,7 +43,8 @@ use barnraiser_store::Store;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-pub use ephemeral::ephemeral_fetch;
+pub(crate) use ephemeral::ephemeral_fetch;
+pub(crate) use fetching::Told;
 
 use crate::config::Config;
 use crate::home::Home;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::Daemon;
 use super::engines::now;
+use super::fetching::Telling;
 use super::networks::Network;
 use crate::api::{self, Problem};
 
@@ -50,6 +51,16 @@ pub(super) enum Afterwards {
     Kept,
     /// The store ends with the fetch: the file may be its own.
     Given,
+}
+
+/// The blob that a user wants.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub hash: BlobHash,
+    /// Its length in bytes, where a release says so.
+    pub length: Option<u64>,
+    /// The release that it belongs to, where one is known.
+    release: Option<Arc<Release>>,
 }
 
 impl Daemon {
@@ -170,18 +181,10 @@ impl Daemon {
         Ok(view)
     }
 
-    /// Fetches a blob, or a file of a channel, and says who stands for it. What is written to a file may be kept in the store
-    /// `afterwards`.
-    pub(super) async fn fetch_for_user(
-        &self,
-        network: &Arc<Network>,
-        ask: &api::Fetch,
-        afterwards: Afterwards,
-        progress: watch::Sender<FetchProgress>,
-    ) -> Result<api::Fetched, Problem> {
-        let charter = network.charter();
-        let (hash, length, release) = match (ask.what.parse::<BlobHash>(), ask.what.split_once('/')) {
-            (Ok(hash), _) => (hash, None, self.release_with(network, &hash)),
+    /// Which blob a user means by a hash or `CHANNEL/NAME`.
+    pub(super) fn wanted_by_user(&self, network: &Network, what: &str) -> Result<Wanted, Problem> {
+        match (what.parse::<BlobHash>(), what.split_once('/')) {
+            (Ok(hash), _) => Ok(Wanted { hash, length: None, release: self.release_with(network, &hash) }),
             (Err(_), Some((channel, name))) => {
                 let release = network.release(channel).ok_or_else(|| no_release(network, channel))?;
                 let expires = release.expires();
@@ -195,16 +198,38 @@ impl Daemon {
                     let names: Vec<String> = release.targets().keys().map(ToString::to_string).collect();
                     Problem::not_found(format!("{channel} has no file {name:?}; it has {}", names.join(", ")))
                 })?;
-                (target.blob, Some(target.length), Some(release.clone()))
+                Ok(Wanted { hash: target.blob, length: Some(target.length), release: Some(release.clone()) })
             }
-            (Err(_), None) => {
-                return Err(Problem::usage(format!("{:?} is neither a hash of 64 digits nor CHANNEL/NAME", ask.what)));
-            }
-        };
+            (Err(_), None) => Err(Problem::usage(format!("{what:?} is neither a hash of 64 digits nor CHANNEL/NAME"))),
+        }
+    }
+
+    /// Fetches a blob, tells of it, and says who stands for it. What is written to a file may be kept in the store `afterwards`.
+    pub(super) async fn fetch_for_user(
+        &self,
+        network: &Arc<Network>,
+        ask: &api::Fetch,
+        wanted: &Wanted,
+        afterwards: Afterwards,
+        telling: &Telling,
+    ) -> Result<api::Fetched, Problem> {
+        let charter = network.charter();
+        let Wanted { hash, length, release } = wanted.clone();
         let likely = self.likely_holders(network, &hash, release.as_deref());
-        let differences = self.copy_what_is_here(network, ask, hash, length, &likely, &progress).await?;
-        let mut report =
-            self.fetch_blob(network.id, hash, length, likely, Some(progress)).await.map_err(|error| not_fetched(&hash, &error))?;
+        let (progress, seen) = watch::channel(FetchProgress::default());
+        let copying = async {
+            // Dropped at the end: then there is nothing more to follow.
+            let progress = progress;
+            self.copy_what_is_here(network, ask, hash, length, &likely, &progress).await
+        };
+        let nothing = BTreeMap::new();
+        let (differences, ()) = tokio::join!(copying, telling.follow(seen, &nothing));
+        let differences = differences?;
+        let (progress, seen) = watch::channel(FetchProgress::default());
+        let fetching = self.fetch_blob(network.id, hash, length, likely, Some(progress));
+        let (report, ()) = tokio::join!(fetching, telling.follow(seen, &differences.bytes_by_peer));
+        let mut report = report.map_err(|error| not_fetched(&hash, &error))?;
+        telling.brought(Some((report.length, report.already_had.saturating_sub(differences.copied + differences.pieces)))).await;
         for (node, bytes) in &differences.bytes_by_peer {
             *report.bytes_by_peer.entry(*node).or_default() += bytes;
         }

@@ -3,7 +3,8 @@
 //! Units wait in one queue from which every provider takes, so a fast one takes more. In the first moments, while
 //! others are still being connected to, nobody takes more than an equal share: otherwise whoever answers first would
 //! serve small blobs alone. When no unit waits any more, idle providers take over units that their present provider has
-//! had for long (the end game). Calls: [`Schedule::joined`], then [`Schedule::next`] as often as the provider has room,
+//! had for long (the end game). Where somebody reads along ([`Schedule::set_in_order`]), the first units that are missing go
+//! before all others and are taken over alike: what the reader waits for waits for nobody. Calls: [`Schedule::joined`], then [`Schedule::next`] as often as the provider has room,
 //! each unit ended by [`Schedule::done`] or [`Schedule::failed`], and [`Schedule::left`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,10 @@ const STEAL_AFTER_MEANS: u32 = 3;
 const COPIES_MAX: usize = 2;
 /// Of so many waiting units the one is taken that the fewest others could give.
 const LOOKED_AT: usize = 256;
+/// With a reader, as many of the first units that are not done go first, in order. More than eight providers with two requests
+/// each have in hand, so that none of them works far ahead while the reader waits; few enough that the others' order, which
+/// spreads the blob, holds for most of it.
+const IN_ORDER: usize = 24;
 
 /// What a provider should do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,8 @@ pub struct Schedule {
     proof: Option<u64>,
     /// Whether nothing else is fetched before.
     proof_alone: bool,
+    /// Whether somebody reads what comes, from the first byte on.
+    in_order: bool,
     stolen: u64,
 }
 
@@ -90,6 +97,7 @@ impl Schedule {
             seed,
             proof: last,
             proof_alone: prove_length,
+            in_order: false,
             stolen: 0,
         }
     }
@@ -102,6 +110,12 @@ impl Schedule {
     /// How many units were given to a second provider.
     pub const fn stolen(&self) -> u64 {
         self.stolen
+    }
+
+    /// Whether somebody reads what comes, from the first byte on: from now on the first units that are missing go first. May
+    /// change at any time.
+    pub const fn set_in_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
     }
 
     /// A provider is being connected to.
@@ -133,12 +147,18 @@ impl Schedule {
             Held::Ranges(_) if provider.part.as_ref() != Some(held) => provider.part = Some(held.clone()),
             Held::Ranges(_) => {}
         }
-        if let Some(start) = self.waiting_for(&node, held) {
+        let front = if self.in_order { self.at_the_front(node, held, now) } else { None };
+        if let Some(start) = front.or_else(|| self.waiting_for(&node, held)) {
+            if !self.waiting.contains(&start) {
+                self.stolen += 1;
+                return self.take(start, node, now);
+            }
             if self.proof != Some(start) {
                 if now < FAIR_START && !self.may_take_more(&node) {
                     return Next::Wait(Some(FAIR_START));
                 }
-                self.cursor = start;
+                // What a reader waits for leaves the order of the rest alone.
+                self.cursor = if front.is_some() { self.cursor } else { start };
             }
             self.waiting.remove(&start);
             return self.take(start, node, now);
@@ -195,6 +215,42 @@ impl Schedule {
         in_line.filter(is_held).take(LOOKED_AT).min_by_key(|start| (givers(start), blend(**start ^ self.seed))).copied()
     }
 
+    /// The first of the units that a reader waits for that `node` should fetch: one that waits, else one that another has had for
+    /// long. The first unit of all goes before the one that proves the length, where that is known.
+    fn at_the_front(&self, node: NodeId, held: &Held, now: Duration) -> Option<u64> {
+        if self.proof_alone && self.proof.is_some() {
+            return None;
+        }
+        let mut front = self.open.iter().take(IN_ORDER).filter(|(start, unit)| held.covers(&ByteRange { start: **start, end: unit.end }));
+        let proof = self.proof.filter(|proof| self.waiting.contains(proof));
+        if let (Some(proof), Some((first, _))) = (proof, self.open.first_key_value())
+            && !self.waiting.contains(first)
+            && self.open.get(&proof).is_some_and(|unit| held.covers(&ByteRange { start: proof, end: unit.end }))
+        {
+            return Some(proof);
+        }
+        let waiting = front.clone().find(|(start, _)| self.waiting.contains(start));
+        let late = || front.find(|(_, unit)| self.is_late(node, unit, now));
+        waiting.or_else(late).map(|(start, _)| *start)
+    }
+
+    /// How long `node` leaves a unit to another.
+    fn patience(&self, node: NodeId) -> Duration {
+        let mean =
+            self.providers.get(&node).filter(|provider| provider.done > 0).map_or(Duration::ZERO, |provider| provider.busy / provider.done);
+        STEAL_AFTER_MIN.max(mean * STEAL_AFTER_MEANS)
+    }
+
+    /// Whether `node` may take the unit over from the one that has it.
+    fn may_steal(node: NodeId, unit: &Unit) -> bool {
+        unit.takers.len() < COPIES_MAX && unit.takers.iter().all(|(taker, _)| *taker != node)
+    }
+
+    fn is_late(&self, node: NodeId, unit: &Unit, now: Duration) -> bool {
+        let since = unit.takers.first().map(|(_, since)| *since);
+        Self::may_steal(node, unit) && since.is_some_and(|since| now.saturating_sub(since) >= self.patience(node))
+    }
+
     /// Whether `node` is below its equal share, or all others have had theirs.
     fn may_take_more(&self, node: &NodeId) -> bool {
         let share = self.units.div_ceil(self.providers.len().max(1));
@@ -214,17 +270,11 @@ impl Schedule {
     }
 
     fn steal(&mut self, node: NodeId, held: &Held, now: Duration) -> Next {
-        let mean =
-            self.providers.get(&node).filter(|provider| provider.done > 0).map_or(Duration::ZERO, |provider| provider.busy / provider.done);
-        let patience = STEAL_AFTER_MIN.max(mean * STEAL_AFTER_MEANS);
+        let patience = self.patience(node);
         let oldest = self
             .open
             .iter()
-            .filter(|(start, unit)| {
-                unit.takers.len() < COPIES_MAX
-                    && unit.takers.iter().all(|(taker, _)| *taker != node)
-                    && held.covers(&ByteRange { start: **start, end: unit.end })
-            })
+            .filter(|(start, unit)| Self::may_steal(node, unit) && held.covers(&ByteRange { start: **start, end: unit.end }))
             .filter_map(|(start, unit)| unit.takers.first().map(|(_, since)| (*since, *start)))
             .min();
         match oldest {
@@ -312,6 +362,47 @@ mod tests {
         assert_eq!(schedule.next(node(1), &Held::All, STEAL_AFTER_MIN), Next::Finished);
     }
 
+    /// Whoever reads along gets the first bytes at once, and is never held up by a provider that stands still while others do
+    /// what nobody waits for.
+    #[test]
+    fn units_go_in_order_where_somebody_reads_along() {
+        let mut schedule = Schedule::new(&units(64), false, 40 * MIB);
+        schedule.set_in_order(true);
+        let mut take = |number: u8, now| match schedule.next(node(number), &Held::All, now) {
+            Next::Unit(range) => range.start / MIB,
+            other => panic!("{other:?}"),
+        };
+        // The first, the one that proves the length, and then in line, shared by two.
+        assert_eq!([take(1, FAIR_START), take(2, FAIR_START), take(1, FAIR_START), take(2, FAIR_START)], [0, 63, 1, 2]);
+        // One of them stands still; what it has is taken over before anything beyond the window is begun.
+        for unit in 3..IN_ORDER as u64 {
+            assert_eq!(take(1, FAIR_START), unit);
+        }
+        let beyond = take(1, FAIR_START);
+        assert_eq!(beyond, 40, "nobody stands idle");
+        assert_eq!(take(1, FAIR_START + STEAL_AFTER_MIN), 2);
+        for unit in [0, 1, 2] {
+            assert!(schedule.done(&node(1), unit * MIB, FAIR_START));
+        }
+        // What is done moves the window on.
+        let Next::Unit(next) = schedule.next(node(1), &Held::All, FAIR_START) else { panic!("a unit waits") };
+        assert_eq!(next.start / MIB, IN_ORDER as u64);
+        // Nobody reads any more: in the other order again.
+        schedule.set_in_order(false);
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(64)[41]));
+    }
+
+    /// A reader waits for the proof of a length that is only a provider's word, like everybody.
+    #[test]
+    fn reader_does_not_go_before_the_proof_of_the_length() {
+        let mut schedule = Schedule::new(&units(3), true, 0);
+        schedule.set_in_order(true);
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(3)[2]));
+        assert!(matches!(schedule.next(node(1), &Held::All, FAIR_START), Next::Wait(_)));
+        assert!(schedule.done(&node(1), 2 * MIB, FAIR_START));
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(3)[0]));
+    }
+
     /// What another fetcher has is left to it, as long as the one that has it all has something that nobody else has.
     #[test]
     fn unit_that_fewest_could_give_is_asked_for_first() {
@@ -345,11 +436,13 @@ mod tests {
         fn every_missing_byte_is_fetched(
             missing in proptest::sample::subsequence(units(40), 0..=40),
             prove_length: bool,
+            in_order: bool,
             seed: u64,
             faults in proptest::collection::vec(0u8..4, 0..200),
         ) {
             let wanted: u64 = missing.iter().map(ByteRange::length).sum();
             let mut schedule = Schedule::new(&missing, prove_length, seed);
+            schedule.set_in_order(in_order);
             let (mut delivered, mut now) = (0, Duration::ZERO);
             let mut faults = faults.into_iter();
             while !schedule.is_finished() {

@@ -150,7 +150,9 @@ async fn copy(
     let list = Arc::new(list);
     let (store, wanted) = (context.config.store.clone(), list.clone());
     let compared = blocking(hash, move || Ok(compare(&store, &wanted, seeds))).await?;
-    let plans: VecDeque<UnitPlan> = (0..unit_count(length)).rev().filter_map(|unit| compared.plan(&list, unit)).collect();
+    // The last goes first, since it proves the length; then in order, for who reads along.
+    let last = unit_count(length) - 1;
+    let plans: VecDeque<UnitPlan> = std::iter::once(last).chain(0..last).filter_map(|unit| compared.plan(&list, unit)).collect();
     if plans.is_empty() {
         return Err(Obstacle::NothingInCommon);
     }

@@ -38,6 +38,8 @@ pub(super) struct Work<'a> {
     outline: Arc<Outline>,
     seeds: Arc<Mutex<Seeds>>,
     provider: NodeId,
+    /// Bytes that were here before.
+    already_had: u64,
     progress: Option<&'a watch::Sender<FetchProgress>>,
 }
 
@@ -50,7 +52,8 @@ impl<'a> Work<'a> {
         provider: NodeId,
         progress: Option<&'a watch::Sender<FetchProgress>>,
     ) -> Self {
-        Self { context, partial, outline, seeds: Arc::new(Mutex::new(seeds)), provider, progress }
+        let already_had = partial.length() - partial.missing_bytes();
+        Self { context, partial, already_had, outline, seeds: Arc::new(Mutex::new(seeds)), provider, progress }
     }
 
     /// Goes through the plans, of which the last unit's is first if it has one.
@@ -172,7 +175,10 @@ impl<'a> Work<'a> {
             progress.send_replace(FetchProgress {
                 length: Some(self.partial.length()),
                 verified: self.partial.length() - self.partial.missing_bytes(),
+                already_had: self.already_had,
                 bytes_by_peer: differences.bytes_by_peer.clone(),
+                providers: vec![self.provider],
+                at_work: [self.provider].into(),
             });
         }
     }
