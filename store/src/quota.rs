@@ -136,6 +136,8 @@ mod tests {
     use rocksdb::WriteBatch;
     use tempfile::TempDir;
 
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::metadata::Sync;
     use crate::store::Durability;
@@ -230,17 +232,18 @@ mod tests {
     fn evictions_beside_imports_and_reads_take_nothing_that_is_held() {
         let (store, _folder) = store();
         let blobs: Vec<BlobHash> = (0..16).map(|seed| add(&store, seed, 10_000)).collect();
+        let evicted = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let evicting = scope.spawn(|| {
+            let (store, evicted) = (&store, &evicted);
+            scope.spawn(|| {
                 for _ in 0..40 {
                     store.gc(3 * MIB as u64).unwrap();
                 }
+                evicted.store(true, Ordering::Relaxed);
             });
             for part in blobs.chunks(4) {
-                let store = &store;
-                let evicting = &evicting;
                 scope.spawn(move || {
-                    while !evicting.is_finished() {
+                    while !evicted.load(Ordering::Relaxed) {
                         for hash in part {
                             let mut hold = store.hold();
                             hold.add(*hash);
