@@ -58,7 +58,7 @@ doc: ## the book (with mdbook) and the reference of the code
 	$(cargo) doc --workspace --no-deps
 	@echo "the reference: $(target)/doc/barnraiser_protocol/index.html"
 
-fuzz: setup-build ## foreign bytes against all that reads them, SECONDS=60 for each of twelve targets, or for TARGET=record alone
+fuzz: setup-build ## foreign bytes against all that reads them, SECONDS=60 for each of thirteen targets, or for TARGET=record alone
 	$(cargo) run -p barnraiser-fuzz -- $(or $(SECONDS),60) $(TARGET)
 
 # New inputs go into the target folder; what breaks a property goes into the corpus, where a test replays it.

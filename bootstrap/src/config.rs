@@ -46,6 +46,31 @@ impl Branches for Strangers {
     }
 }
 
+/// Who may push blobs here.
+pub trait PushAccess: Send + Sync {
+    /// Whether `from` may push. Called for each offer, from the network's tasks: it must not block.
+    fn may_push(&self, from: &NodeId) -> bool;
+}
+
+/// Everybody may push: room is shared out by who fills it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Everybody;
+
+impl PushAccess for Everybody {
+    fn may_push(&self, _: &NodeId) -> bool {
+        true
+    }
+}
+
+/// What a holder keeps for others.
+#[derive(Clone)]
+pub struct HoldConfig {
+    /// Bytes that may be kept; each blob counts 4 KiB beside its own.
+    pub quota: u64,
+    /// For whom.
+    pub access: Arc<dyn PushAccess>,
+}
+
 /// The records that this node has, for anti-entropy. Called from threads where blocking is allowed.
 pub trait RecordSource: Send + Sync {
     /// Calls `look` once with all live records of `network` that are not forgotten before `cut`; of a network that is not
@@ -134,6 +159,8 @@ pub struct NetConfig {
     pub records: Arc<dyn RecordSource>,
     /// Who is independent of whom.
     pub branches: Arc<dyn Branches>,
+    /// Whether, and how much, this node keeps of what others push.
+    pub hold: Option<HoldConfig>,
 }
 
 impl std::fmt::Debug for NetConfig {

@@ -6,20 +6,24 @@ use std::time::{Duration, Instant};
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
 use barnraiser_protocol::transfer::spread::Ration;
+use barnraiser_store::Store;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::NetConfig;
+use crate::config::{HoldConfig, NetConfig};
 use crate::event::{MessageToken, Misbehaviour, NetEvent, Verdict};
+use crate::holder::Holder;
 use crate::identity::peer_id;
 use crate::substream::Opener;
 use crate::swarm::{self, Command};
 use crate::sync::{self, Answering, SyncError, SyncReport};
 use crate::topic::Topic;
 use crate::traffic::Traffic;
-use crate::transfer::{self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, Lapses, Making, SeedChoice};
+use crate::transfer::{
+    self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, Lapses, Making, PushError, PushReport, PushRequest, SeedChoice,
+};
 
 /// Why the network could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +98,17 @@ pub struct PeerInfo {
     pub faults: u32,
 }
 
+/// A holder that was met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHolder {
+    /// Who.
+    pub node: NodeId,
+    /// Whether it is an entry server of the network, rather than a member.
+    pub entry: bool,
+    /// Whether it is connected now.
+    pub connected: bool,
+}
+
 /// What the tasks of one node's network share.
 pub(crate) struct Context {
     pub(crate) local: NodeId,
@@ -126,12 +141,17 @@ pub(crate) struct Context {
     readers: Arc<Mutex<BTreeMap<BlobHash, usize>>>,
     joined: Mutex<BTreeSet<NetworkId>>,
     under_way: Mutex<BTreeSet<(NetworkId, PeerId)>>,
+    /// What this node keeps for others.
+    pub(crate) holder: Option<Arc<Holder>>,
+    /// Whether others can dial this node, once that is known.
+    pub(crate) reachable: watch::Sender<Option<bool>>,
 }
 
 impl Context {
     pub(crate) fn new(
         config: NetConfig,
         traffic: Arc<Traffic>,
+        holder: Option<Arc<Holder>>,
         opener: Opener,
         commands: mpsc::Sender<Command>,
         events: mpsc::WeakSender<NetEvent>,
@@ -156,6 +176,8 @@ impl Context {
             readers: Arc::default(),
             joined: Mutex::default(),
             under_way: Mutex::default(),
+            holder,
+            reachable: watch::Sender::new(None),
             config,
         }
     }
@@ -313,7 +335,11 @@ pub struct Net {
 pub async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetEvent>), StartError> {
     let stop = CancellationToken::new();
     let (verdicts, given) = mpsc::unbounded_channel();
-    let (context, events, driver) = swarm::start(config, given, stop.clone())?;
+    let holder = match config.hold.clone() {
+        Some(hold) => Some(Arc::new(open_holder(config.store.clone(), hold).await?)),
+        None => None,
+    };
+    let (context, events, driver) = swarm::start(config, holder, given, stop.clone())?;
     let net = Net {
         context,
         verdicts,
@@ -322,6 +348,13 @@ pub async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetEvent>),
         _stop_when_dropped: Arc::new(stop.drop_guard()),
     };
     Ok((net, events))
+}
+
+/// Reads what is held in a store, which may be much.
+pub(crate) async fn open_holder(store: Store, hold: HoldConfig) -> Result<Holder, StartError> {
+    let opened = tokio::task::spawn_blocking(move || Holder::open(store, hold)).await;
+    let opened = opened.map_err(|error| StartError::Setup(error.to_string()))?;
+    opened.map_err(|fault| StartError::Setup(format!("what is held for others can't be read: {fault}")))
 }
 
 impl Net {
@@ -420,6 +453,38 @@ impl Net {
     /// be stuffed with liars; only the bytes are proof.
     pub async fn who_has(&self, network: NetworkId, hash: BlobHash) -> Vec<NodeId> {
         transfer::who_has(&self.context, Some(network), hash).await
+    }
+
+    /// Gives blobs to a holder, which says what it has of them already. Dropping the future ends it; what was taken is not
+    /// sent again.
+    ///
+    /// # Errors
+    /// [`PushError`]. That the holder does not take a blob is no error: the report says so.
+    pub async fn push(&self, request: &PushRequest) -> Result<PushReport, PushError> {
+        transfer::push(&self.context, request).await
+    }
+
+    /// Holders that were met: members of `network`, and its entry servers.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub async fn holders(&self, network: NetworkId) -> Result<Vec<KnownHolder>, NetError> {
+        self.context.ask(|reply| Command::Holders { network, reply }).await
+    }
+
+    /// What this node keeps for others, where it does.
+    pub fn holder(&self) -> Option<&Arc<Holder>> {
+        self.context.holder.as_ref()
+    }
+
+    /// Whether others can dial this node; none until somebody who was asked to try has answered.
+    pub fn is_reachable(&self) -> Option<bool> {
+        *self.context.reachable.borrow()
+    }
+
+    /// Whether `node` says that it has all of a blob, with its length; none where it can't be asked.
+    pub async fn has_all(&self, node: NodeId, hash: BlobHash) -> Option<bool> {
+        transfer::has_all(&self.context, node, hash).await
     }
 
     /// The members of `network` that this node is connected to.

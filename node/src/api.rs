@@ -17,6 +17,7 @@ use barnraiser_protocol::policy::Policy;
 use barnraiser_protocol::record::payload::Priority;
 use barnraiser_protocol::time::Timestamp;
 
+pub use crate::pushes::Pushed;
 pub use store::{BlobCount, StoreAsk, StoreDone, StoreEvent, StoreStats, StoredBlob};
 
 /// Version of the JSON documents.
@@ -103,6 +104,15 @@ pub struct Status {
     /// What is kept.
     #[serde(default)]
     pub store: RoomStatus,
+    /// Whether others can dial this node; `None` until somebody has tried.
+    #[serde(default)]
+    pub reachable: Option<bool>,
+    /// What it pushed to holders.
+    #[serde(default)]
+    pub pushed: Pushed,
+    /// What it holds for others, where it does.
+    #[serde(default)]
+    pub holding: Option<HoldingStatus>,
 }
 
 /// What travels to and from a node, in [`Status`]. All bytes are counted: blobs, gossip, and the transport's own as far as it
@@ -150,6 +160,32 @@ pub struct RoomStatus {
     pub free: u64,
 }
 
+/// What a node holds for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingStatus {
+    /// Blobs that are whole.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blobs that began to come.
+    pub parts: u64,
+    /// Bytes that count.
+    pub used: u64,
+    /// Bytes that may be held.
+    pub quota: u64,
+}
+
+/// How what was released is kept, as a node sees it that sees to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptStatus {
+    /// On how many holders each blob is to be.
+    pub copies: u16,
+    /// Blobs that this node looks after.
+    pub looked_after: usize,
+    /// Those of them that too few holders have, as far as is known.
+    pub lacking: usize,
+}
+
 /// A network in [`Status`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NetworkStatus {
@@ -176,6 +212,12 @@ pub struct NetworkStatus {
     /// What operators said that joined without an invitation, the newest first; one each.
     #[serde(default)]
     pub requests: Vec<JoinRequestStatus>,
+    /// Holders that are known.
+    #[serde(default)]
+    pub holders: Vec<NodeId>,
+    /// How what was released is kept; `None` where other nodes see to it.
+    #[serde(default)]
+    pub kept: Option<KeptStatus>,
 }
 
 /// An operator that asks to be let in.

@@ -65,6 +65,8 @@ pub struct Config {
     pub traffic: TrafficConfig,
     /// How much is kept.
     pub store: StoreConfig,
+    /// What the node does for others beside builds.
+    pub serve: ServeConfig,
     /// Other places for sources: the beginning of an address, and what stands in its place.
     mirrors: BTreeMap<String, String>,
 }
@@ -107,6 +109,20 @@ pub struct ListenConfig {
     pub addresses: Vec<String>,
 }
 
+/// `[serve]`: what the node does for others beside builds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeConfig {
+    /// Takes no builds: it holds and serves blobs.
+    pub seed_only: bool,
+    /// How much is held for members that can't be reached; at least 16 MiB. Without it nothing, and of a seed a tenth of what is
+    /// free on the disk.
+    pub hold: Option<Size>,
+}
+
+/// The least that is of use to others, in bytes.
+const HOLD_LEAST: u64 = 16 << 20;
+
 fn addresses(port: u16) -> Vec<String> {
     vec![format!("/ip4/0.0.0.0/tcp/{port}"), format!("/ip4/0.0.0.0/udp/{port}/quic-v1")]
 }
@@ -144,7 +160,7 @@ pub struct ConfigError {
 
 /// Tables and keys that INTERFACES names and this version does not honour: a file that has them was written for a later
 /// one, and to pass over a limit that its owner set would be worse than to stop.
-const LATER: &[&str] = &["serve", "swarm", "http", "notify", "disk", "hours", "idle", "mains", "pressure", "classes", "hide_address"];
+const LATER: &[&str] = &["swarm", "http", "notify", "disk", "hours", "idle", "mains", "pressure", "classes", "hide_address"];
 
 impl Config {
     /// What `text` says, the contents of `path`.
@@ -185,6 +201,9 @@ impl Config {
             if let Err(error) = address.parse::<libp2p::Multiaddr>() {
                 return Err(format!("[listen] {address:?} is no address ({error}); write for example {:?}", addresses(DEFAULT_PORT)[0]));
             }
+        }
+        if let Some(hold) = self.serve.hold.filter(|hold| hold.bytes() < HOLD_LEAST) {
+            return Err(format!("[serve] hold is {hold}; at least {} is wanted", Size(HOLD_LEAST)));
         }
         if self.mirrors.keys().any(String::is_empty) {
             return Err("[mirrors] has an empty beginning of addresses".to_owned());
@@ -254,6 +273,13 @@ impl Config {
 # How much blobs may take on the disk before what can be fetched again goes, least recently used first: a size, for example
 # \"50 GiB\", or a part of what would be free without them. What is pinned, built or added here stays in any case.
 #quota = \"{quota}\"
+
+[serve]
+# Take no builds: hold and serve blobs only. Others must be able to reach this node.
+#seed_only = false
+
+# How much to hold for members that can't be reached, for example \"50 GiB\". If nothing is said: nothing, and of a seed a tenth
+# of what is free on the disk.
 
 [mirrors]
 # Other places for sources, tried first: the beginning of an address, and what stands in its place.

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod demo;
 pub mod home;
 pub mod platform;
+pub mod pushes;
 pub mod sources;
 pub mod store_work;
 pub mod submit;

@@ -275,6 +275,7 @@ fn collect(store: &Store, quota: Option<u64>, tell: Tell<'_>) -> Result<StoreDon
         partials: collected.partials,
         left: store.stats().map_err(fault)?.bytes,
         free: store.free_bytes().map_err(fault)?,
+        pushed: crate::pushes::summary(store).map_err(fault)?,
     })
 }
 

@@ -60,6 +60,25 @@ pub struct Policy {
     pub release: Standard,
     /// Whether every action in a release's input closure needs a matching reveal by a trusted operator.
     pub release_needs_trusted: bool,
+    /// R: on so many holders what is released is kept, or on all where there are fewer; at most [`HOLDERS_MAX`]. Written only
+    /// where it is not [`HOLDERS`].
+    #[serde(default = "holders", skip_serializing_if = "is_usual")]
+    pub holders: u16,
+}
+
+/// On so many holders what is released is kept if the policy says nothing.
+pub const HOLDERS: u16 = 3;
+/// The most copies that a policy may want: more protect against nothing.
+pub const HOLDERS_MAX: u16 = 16;
+
+const fn holders() -> u16 {
+    HOLDERS
+}
+
+// Serde hands the field by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_usual(holders: &u16) -> bool {
+    *holders == HOLDERS
 }
 
 /// The most slots a policy may offer from the start.
@@ -82,15 +101,20 @@ pub enum PolicyError {
         /// The quorum.
         quorum: u16,
     },
+    /// More copies than are of use.
+    #[error("{0} holders for what is released; 0 to {HOLDERS_MAX} are wanted")]
+    Holders(u16),
 }
 
 /// All of it in one line, for people who sign it. The name is quoted: it is what somebody wrote.
 impl std::fmt::Display for Policy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, quorum, slots, voters, inputs, release, release_needs_trusted } = self;
+        let Self { name, quorum, slots, voters, inputs, release, release_needs_trusted, holders } = self;
         write!(f, "{name:?}: {quorum} equal results of {voters} in distinct branches, {slots} builds offered; ")?;
         write!(f, "inputs must be {inputs}, releases {release}")?;
-        f.write_str(if *release_needs_trusted { ", all of it also built by a trusted operator" } else { "" })
+        f.write_str(if *release_needs_trusted { ", all of it also built by a trusted operator" } else { "" })?;
+        // What is usual goes without saying.
+        if *holders == HOLDERS { Ok(()) } else { write!(f, ", kept on {holders} holders") }
     }
 }
 
@@ -105,6 +129,7 @@ impl Policy {
             inputs: Standard::CrossVerified,
             release: Standard::CrossVerified,
             release_needs_trusted: true,
+            holders: HOLDERS,
         }
     }
 
@@ -119,6 +144,7 @@ impl Policy {
             inputs: Standard::Candidate,
             release: Standard::CrossVerified,
             release_needs_trusted: false,
+            holders: HOLDERS,
         }
     }
 
@@ -142,6 +168,9 @@ impl Policy {
         if self.slots < self.quorum || self.slots > SLOTS_MAX {
             return Err(PolicyError::Slots { slots: self.slots, quorum: self.quorum });
         }
+        if self.holders > HOLDERS_MAX {
+            return Err(PolicyError::Holders(self.holders));
+        }
         Ok(())
     }
 
@@ -164,5 +193,22 @@ impl Policy {
         let policy: Self = serde_json::from_slice(bytes).map_err(|e| PolicyError::Parse(e.to_string()))?;
         policy.check()?;
         Ok(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Policies of before that was in them keep their digest, which batches pin.
+    #[test]
+    fn number_of_holders_is_written_only_where_it_is_not_the_usual_one() {
+        let usual = Policy::small();
+        assert!(!String::from_utf8(usual.to_bytes()).unwrap().contains("holders"));
+        assert_eq!(Policy::from_bytes(&usual.to_bytes()), Ok(usual.clone()));
+        let two = Policy { holders: 2, ..usual };
+        assert_eq!(Policy::from_bytes(&two.to_bytes()), Ok(two.clone()));
+        assert!(two.to_string().ends_with("kept on 2 holders"));
+        assert_eq!(Policy { holders: 17, ..two }.check(), Err(PolicyError::Holders(17)));
     }
 }

@@ -154,7 +154,7 @@ impl Store {
     }
 
     /// Everything that pins keep, and how often pins had changed when that was read.
-    fn pinned(&self) -> Result<(HashSet<BlobHash>, u64), Fault> {
+    pub(crate) fn pinned(&self) -> Result<(HashSet<BlobHash>, u64), Fault> {
         let seen = *self.pins_changed().read().unwrap_or_else(PoisonError::into_inner);
         let mut pinned = HashSet::new();
         for (name, pin) in self.pins()? {
@@ -173,7 +173,7 @@ impl Store {
     }
 
     /// Evicts one blob, unless it was used or pins changed since it was looked at. Whether it did.
-    fn evict(&self, hash: &BlobHash, seen: &BlobEntry, pins_seen: u64) -> Result<bool, Fault> {
+    pub(crate) fn evict(&self, hash: &BlobHash, seen: &BlobEntry, pins_seen: u64) -> Result<bool, Fault> {
         let pins = self.pins_changed().read().unwrap_or_else(PoisonError::into_inner);
         if *pins != pins_seen {
             return Ok(false);
@@ -271,7 +271,7 @@ impl Store {
             .collect())
     }
 
-    fn remove_file(&self, path: &Path) -> Result<(), Fault> {
+    pub(crate) fn remove_file(&self, path: &Path) -> Result<(), Fault> {
         match self.disk().remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Fault::io("remove", path, 0, error)),
             _ => Ok(()),

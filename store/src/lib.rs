@@ -19,6 +19,7 @@ mod gc;
 pub mod geometry;
 mod hashing;
 mod import;
+mod keep;
 mod listing;
 mod metadata;
 mod outline;

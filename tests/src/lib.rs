@@ -219,12 +219,28 @@ impl Village {
         self.start_entry(of(self.programs.join("barn-bootstrap")), "/ip4/127.0.0.1/tcp/0")
     }
 
-    fn start_entry(&self, mut command: Command, listen: &str) -> anyhow::Result<(Process, String)> {
+    /// Starts an entry server that holds blobs in a folder of that name in the test's folder, up to that size; gives its address,
+    /// too. One that was there before is taken up, with its key.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn holder(&self, name: &str, listen: &str, size: &str) -> anyhow::Result<(Process, String)> {
+        let mut command = Command::new(self.programs.join("barn-bootstrap"));
+        command.args(["--hold", size, "--store"]).arg(self.path(name));
+        command.arg("--key").arg(self.path(&format!("{name}.key")));
+        self.start_logged(command, listen, &format!("{name}.log"))
+    }
+
+    fn start_entry(&self, command: Command, listen: &str) -> anyhow::Result<(Process, String)> {
+        self.start_logged(command, listen, "bootstrap.log")
+    }
+
+    fn start_logged(&self, mut command: Command, listen: &str, log: &str) -> anyhow::Result<(Process, String)> {
         command.args(["--listen", listen]);
         for name in FOREIGN {
             command.env_remove(name);
         }
-        let log = File::create(self.path("bootstrap.log"))?;
+        let log = File::options().create(true).append(true).open(self.path(log))?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let out = child.stdout.take();
         let process = Process { child };

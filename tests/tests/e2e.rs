@@ -11,6 +11,8 @@ mod differences;
 mod faults;
 #[path = "e2e/fetching.rs"]
 mod fetching;
+#[path = "e2e/holders.rs"]
+mod holders;
 #[path = "e2e/hostile.rs"]
 mod hostile;
 #[path = "e2e/input.rs"]

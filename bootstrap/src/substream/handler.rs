@@ -6,13 +6,14 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use libp2p::PeerId;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Inbound, OpenError};
+use super::{Inbound, OpenError, Shared};
+use crate::identity::is_relayed;
 
 /// A stream that somebody waits for.
 #[derive(Debug)]
@@ -71,32 +72,34 @@ impl OutboundUpgrade<Stream> for Upgrade {
 /// Opens and accepts streams on one connection.
 pub struct Handler {
     peer: PeerId,
+    address: Multiaddr,
     relayed: bool,
     protocols: Arc<[StreamProtocol]>,
-    slots: Arc<Semaphore>,
+    shared: Arc<Shared>,
     accept: mpsc::Sender<Inbound>,
     openings: VecDeque<Opening>,
     keep_alive: bool,
 }
 
 impl Handler {
-    pub(super) const fn new(
+    pub(super) fn new(
         peer: PeerId,
-        relayed: bool,
+        address: Multiaddr,
         protocols: Arc<[StreamProtocol]>,
-        slots: Arc<Semaphore>,
+        shared: Arc<Shared>,
         accept: mpsc::Sender<Inbound>,
     ) -> Self {
-        Self { peer, relayed, protocols, slots, accept, openings: VecDeque::new(), keep_alive: false }
+        let relayed = is_relayed(&address);
+        Self { peer, address, relayed, protocols, shared, accept, openings: VecDeque::new(), keep_alive: false }
     }
 
     /// Queues an incoming stream, or resets it by dropping it.
     fn accept(&self, stream: Stream, protocol: StreamProtocol) {
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+        let Ok(slot) = self.shared.slots.clone().try_acquire_owned() else {
             tracing::debug!(peer = %self.peer, %protocol, "stream refused: the peer has too many");
             return;
         };
-        let inbound = Inbound { peer: self.peer, protocol, stream, relayed: self.relayed, slot };
+        let inbound = Inbound { peer: self.peer, protocol, stream, relayed: self.relayed, address: self.address.clone(), slot };
         if let Err(error) = self.accept.try_send(inbound) {
             tracing::debug!(peer = %self.peer, %error, "stream refused: nobody takes it");
         }
@@ -116,7 +119,7 @@ impl ConnectionHandler for Handler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        self.keep_alive || !self.openings.is_empty()
+        self.keep_alive || !self.openings.is_empty() || self.shared.is_used()
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Upgrade, Opening, Infallible>> {

@@ -14,6 +14,7 @@ pub mod frame;
 mod handler;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -111,6 +112,8 @@ pub struct Inbound {
     pub stream: Stream,
     /// Whether its connection goes through a relay.
     pub relayed: bool,
+    /// Where its connection comes from.
+    pub address: Multiaddr,
     /// Counts against the peer's streams as long as it is kept.
     pub slot: OwnedSemaphorePermit,
 }
@@ -159,6 +162,26 @@ impl BulkConnections {
     }
 }
 
+/// What the connections of one peer share.
+#[derive(Debug)]
+struct Shared {
+    slots: Arc<Semaphore>,
+    /// Whether a bulk connection to it is open that we dialled.
+    bulk: AtomicBool,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self { slots: Arc::new(Semaphore::new(STREAMS_PER_PEER)), bulk: AtomicBool::new(false) }
+    }
+
+    /// Whether something goes on with the peer, on whichever connection: while blobs move over the bulk one, the control
+    /// connection stays, though nothing moves there. Both ends see to it, since either could close it.
+    fn is_used(&self) -> bool {
+        self.bulk.load(Ordering::Relaxed) || self.slots.available_permits() < STREAMS_PER_PEER
+    }
+}
+
 /// Connections to one peer.
 #[derive(Default)]
 struct Peer {
@@ -194,7 +217,7 @@ pub struct Behaviour {
     requests: mpsc::Receiver<OpenRequest>,
     accept: mpsc::Sender<Inbound>,
     peers: HashMap<PeerId, Peer>,
-    slots: HashMap<PeerId, Arc<Semaphore>>,
+    shared: HashMap<PeerId, Arc<Shared>>,
     addresses: PeerAddresses,
     bulk: BulkConnections,
     actions: VecDeque<ToSwarm<std::convert::Infallible, ToHandler>>,
@@ -210,7 +233,7 @@ impl Behaviour {
             requests,
             accept,
             peers: HashMap::new(),
-            slots: HashMap::new(),
+            shared: HashMap::new(),
             addresses: PeerAddresses::new(const { std::num::NonZeroUsize::new(ADDRESS_CACHE).unwrap() }),
             bulk: BulkConnections::default(),
             actions: VecDeque::new(),
@@ -243,9 +266,15 @@ impl Behaviour {
         self.forget_if_unused(&peer);
     }
 
-    fn handler(&mut self, peer: PeerId, relayed: bool) -> Handler {
-        let slots = self.slots.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(STREAMS_PER_PEER)));
-        Handler::new(peer, relayed, self.protocols.clone(), slots.clone(), self.accept.clone())
+    fn handler(&mut self, peer: PeerId, address: &Multiaddr) -> Handler {
+        let shared = self.shared.entry(peer).or_insert_with(|| Arc::new(Shared::new()));
+        Handler::new(peer, address.clone(), self.protocols.clone(), shared.clone(), self.accept.clone())
+    }
+
+    fn note_bulk(&self, peer: &PeerId, open: bool) {
+        if let Some(shared) = self.shared.get(peer) {
+            shared.bulk.store(open, Ordering::Relaxed);
+        }
     }
 
     fn open(&mut self, request: OpenRequest) {
@@ -306,6 +335,7 @@ impl Behaviour {
         {
             let waiting = std::mem::take(waiting);
             state.bulk = Bulk::Open(id);
+            self.note_bulk(&peer, true);
             self.actions.extend(waiting.into_iter().map(|opening| notify(peer, id, ToHandler::Open(opening))));
             return;
         }
@@ -323,7 +353,8 @@ impl Behaviour {
     fn closed(&mut self, peer: PeerId, id: ConnectionId) {
         self.bulk.lock().remove(&id);
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        if matches!(state.bulk, Bulk::Open(open) if open == id) {
+        let was_bulk = matches!(state.bulk, Bulk::Open(open) if open == id);
+        if was_bulk {
             state.bulk = Bulk::None;
         }
         state.control.retain(|control| control.id != id);
@@ -334,6 +365,9 @@ impl Behaviour {
                 let connection = CloseConnection::One(bulk);
                 self.actions.push_back(ToSwarm::CloseConnection { peer_id: peer, connection });
             }
+        }
+        if was_bulk {
+            self.note_bulk(&peer, false);
         }
         self.forget_if_unused(&peer);
     }
@@ -367,7 +401,7 @@ impl Behaviour {
             self.peers.remove(peer);
             // Streams that are still held keep their semaphore; a peer that returns in between gets a fresh one, which
             // at most doubles its streams for a moment.
-            self.slots.remove(peer);
+            self.shared.remove(peer);
         }
     }
 }
@@ -387,7 +421,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         remote_addr: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, is_relayed(remote_addr)))
+        Ok(self.handler(peer, remote_addr))
     }
 
     fn handle_established_outbound_connection(
@@ -398,7 +432,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, is_relayed(addr)))
+        Ok(self.handler(peer, addr))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {

@@ -111,6 +111,11 @@ impl Book {
         self.entry(peer).dialled(now);
     }
 
+    /// Whether `peer` was seen in `network`, or is said to be in it.
+    pub(super) fn is_of(&self, peer: &PeerId, network: &NetworkId) -> bool {
+        self.entries.get(peer).is_some_and(|entry| entry.networks.contains(network))
+    }
+
     /// Addresses of members of `network` with PeerIds, for the next start.
     pub(super) fn known(&self, network: &NetworkId) -> Vec<Multiaddr> {
         let mut members: Vec<_> = self.entries.iter().filter(|(_, entry)| entry.networks.contains(network)).collect();

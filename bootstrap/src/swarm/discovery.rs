@@ -36,6 +36,13 @@ pub(super) struct Membership {
     pub(super) next_sync: Instant,
 }
 
+impl Membership {
+    /// Whether `peer` is an entry server of this network.
+    pub(super) fn has_entry(&self, peer: &PeerId) -> bool {
+        self.entries.iter().any(|entry| entry.peer == Some(*peer))
+    }
+}
+
 /// An entry server.
 struct Entry {
     address: Multiaddr,

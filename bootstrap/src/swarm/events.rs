@@ -148,6 +148,7 @@ impl Driver {
         // By the connection itself: where it sees us, or says to be, it could say anything.
         let seen_at = self.peers.get(&peer).map(|state| state.seen_at.clone());
         let addresses = reachable(info.listen_addrs, seen_at.as_ref());
+        self.services.note(peer, &info.protocols);
         // A peer may say anew who it is as often as it likes; only the first time does it start a search.
         let mut is_new = false;
         let mut shared = Vec::new();

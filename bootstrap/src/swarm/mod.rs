@@ -10,6 +10,7 @@ mod book;
 mod discovery;
 mod events;
 pub mod providers;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
 use barnraiser_protocol::sync::SYNC_PROTOCOL;
 use barnraiser_protocol::transfer::BLOB_PROTOCOL;
+use barnraiser_protocol::transfer::push::PUSH_PROTOCOL;
+use barnraiser_protocol::transfer::reach::REACH_PROTOCOL;
 use futures::StreamExt as _;
 use libp2p::gossipsub::{MessageAcceptance, PublishError};
 use libp2p::identity::Keypair;
@@ -30,8 +33,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::NetConfig;
 use crate::event::{MessageToken, Misbehaviour, NetEvent, Verdict};
+use crate::holder::{self, Holder};
 use crate::identity::{keypair, node_id, with_peer};
-use crate::net::{Context, NetError, PeerInfo, StartError};
+use crate::net::{Context, KnownHolder, NetError, PeerInfo, StartError};
+use crate::reach::{self, Dialler};
 use crate::substream::Inbound;
 use crate::topic::Topic;
 use crate::traffic::transport::transport;
@@ -40,9 +45,10 @@ use crate::{sync, transfer};
 use behaviour::{Control, Node, blob_key, topic_score};
 use book::Book;
 use discovery::{Connecting, Membership};
+use services::Services;
 
 /// The protocols of our own streams.
-pub const PROTOCOLS: [&str; 2] = [BLOB_PROTOCOL, SYNC_PROTOCOL];
+pub const PROTOCOLS: [&str; 3] = [BLOB_PROTOCOL, SYNC_PROTOCOL, REACH_PROTOCOL];
 
 /// Commands that wait for the swarm.
 const COMMANDS_MAX: usize = 256;
@@ -119,6 +125,14 @@ pub(crate) enum Command {
         peer: PeerId,
         what: Misbehaviour,
     },
+    Holders {
+        network: NetworkId,
+        reply: oneshot::Sender<Vec<KnownHolder>>,
+    },
+    Reachers {
+        most: usize,
+        reply: oneshot::Sender<Vec<NodeId>>,
+    },
 }
 
 /// A peer with at least one connection.
@@ -153,6 +167,8 @@ struct Driver {
     unannounced: VecDeque<BlobHash>,
     lookups: HashMap<QueryId, Lookup>,
     connecting: HashMap<PeerId, Connecting>,
+    services: Services,
+    dialler: Arc<Dialler>,
     tasks: JoinSet<()>,
 }
 
@@ -172,12 +188,16 @@ type Started = (Arc<Context>, mpsc::Receiver<NetEvent>, std::pin::Pin<Box<dyn Fu
 /// Sets the swarm up and binds its addresses.
 pub(crate) fn start(
     config: NetConfig,
+    holder: Option<Arc<Holder>>,
     verdicts: mpsc::UnboundedReceiver<(MessageToken, Verdict)>,
     stop: CancellationToken,
 ) -> Result<Started, StartError> {
     let key = keypair(&config.key).map_err(|error| StartError::Key(error.to_string()))?;
+    let mut protocols = PROTOCOLS.to_vec();
+    // Who speaks it is a holder.
+    protocols.extend(holder.as_ref().map(|_| PUSH_PROTOCOL));
     let (behaviour, opener, inbound) =
-        behaviour::node(&key, config.agent.clone(), &config.limits, &PROTOCOLS).map_err(StartError::Setup)?;
+        behaviour::node(&key, config.agent.clone(), &config.limits, &protocols).map_err(StartError::Setup)?;
     let mut config = config;
     config.limits.share_rates();
     let traffic = Arc::new(Traffic::new(config.limits.rates));
@@ -190,9 +210,10 @@ pub(crate) fn start(
     }
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
-    let context = Arc::new(Context::new(config, traffic.clone(), opener, commands_in, events_in.downgrade()));
+    let context = Arc::new(Context::new(config, traffic.clone(), holder, opener, commands_in, events_in.downgrade()));
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { traffic.run().await });
+    tasks.spawn(reach::watch(context.clone()));
     let driver = Driver {
         context: context.clone(),
         swarm,
@@ -208,6 +229,8 @@ pub(crate) fn start(
         unannounced: VecDeque::new(),
         lookups: HashMap::new(),
         connecting: HashMap::new(),
+        services: Services::default(),
+        dialler: Arc::default(),
         tasks,
     };
     Ok((context, events, Box::pin(driver.run(stop))))
@@ -300,6 +323,16 @@ impl Driver {
         let context = self.context.clone();
         match inbound.protocol.as_ref() {
             SYNC_PROTOCOL => self.tasks.spawn(sync::answer(context, inbound)),
+            REACH_PROTOCOL => {
+                let dialler = self.dialler.clone();
+                self.tasks.spawn(async move { dialler.answer(&context.opener, inbound).await })
+            }
+            PUSH_PROTOCOL => self.tasks.spawn(async move {
+                let Some(holder) = context.holder.clone() else { return };
+                if let Some((peer, what)) = holder::take(holder, context.config.limits.clone(), context.traffic.clone(), inbound).await {
+                    context.report(peer, what).await;
+                }
+            }),
             _ => self.tasks.spawn(transfer::serve(context, inbound)),
         };
     }
@@ -355,6 +388,12 @@ impl Driver {
             }
             Command::Connect { peer, addresses, reply } => self.connect(peer, addresses, reply),
             Command::Misbehaved { peer, what } => self.misbehaved(peer, what),
+            Command::Holders { network, reply } => {
+                let _ = reply.send(self.holders(&network));
+            }
+            Command::Reachers { most, reply } => {
+                let _ = reply.send(self.reachers(most));
+            }
         }
     }
 

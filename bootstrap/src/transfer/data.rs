@@ -12,7 +12,7 @@ use crate::traffic::Pace;
 
 /// How data travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// As it is.
     Plain,
     /// As one zstd frame.
@@ -25,7 +25,7 @@ pub(super) enum Form {
 ///
 /// # Errors
 /// [`FrameError::Bad`] where the peer sends another number of bytes, or compressed ones unasked.
-pub(super) async fn read(
+pub(crate) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     bytes: &mut Vec<u8>,
     expected: usize,
@@ -70,7 +70,7 @@ pub(super) async fn read(
 ///
 /// # Errors
 /// [`FrameError`].
-pub(super) async fn write(
+pub(crate) async fn write(
     stream: &mut (impl AsyncWrite + Unpin),
     bytes: &[u8],
     form: Form,

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NodeId};
+use barnraiser_protocol::transfer::keeping::ranked;
+use barnraiser_protocol::transfer::preference::Preference;
 use barnraiser_protocol::transfer::{ByteRange, Held, INLINE_BYTES_MAX, Next, Schedule};
 use barnraiser_store::geometry::{unit_count, unit_range};
 use barnraiser_store::{PartialBlob, PartialError, UNIT_BYTES};
@@ -20,6 +22,7 @@ use super::{FetchError, FetchProgress, FetchReport, FetchRequest, who_has};
 use crate::event::Misbehaviour;
 use crate::identity::peer_id;
 use crate::net::Context;
+use crate::swarm::Command;
 
 /// Providers that a fetch tries in all.
 const PROVIDERS_TRIED_MAX: usize = 256;
@@ -27,6 +30,8 @@ const PROVIDERS_TRIED_MAX: usize = 256;
 const ATTEMPTS_MAX: u32 = 3;
 /// The wait before it is tried again, times the attempts so far.
 const RETRY_AFTER: Duration = Duration::from_millis(700);
+/// Holders that are asked before anybody is known to have it.
+const HOLDERS_FIRST: usize = 3;
 /// One that does not have it may be fetching it too; while others deliver, it is asked again this often.
 const ABSENT_AGAIN: Duration = Duration::from_millis(1500);
 /// As long as the blob may be a small one, the next provider is asked only after this long: one copy is enough.
@@ -63,6 +68,8 @@ struct State {
     /// Providers that take units now.
     at_work: BTreeSet<NodeId>,
     bytes_by_peer: BTreeMap<NodeId, u64>,
+    /// Who of the providers are holders, and how they do.
+    preference: Preference,
     already_had: u64,
     /// The latest length that somebody said, proven or not.
     stated: Option<u64>,
@@ -142,11 +149,21 @@ impl<'a> Fetch<'a> {
 
     /// What `node` should do now, and how old the attempt is.
     pub(super) fn next(&self, node: NodeId, held: &Held) -> (Next, Duration) {
-        match &mut self.state().attempt {
+        let mut state = self.state();
+        let State { attempt, preference, places, .. } = &mut *state;
+        match attempt {
             Some(attempt) => {
                 attempt.schedule.set_in_order(self.context.is_read_along(self.hash()));
                 let age = attempt.started.elapsed();
-                (attempt.schedule.next(node, held, age), age)
+                preference.said(&node, *held == Held::All);
+                match preference.waits(&node, age).filter(|_| !attempt.schedule.is_finished()) {
+                    Some(until) => {
+                        // That it gives nothing now is no fault of its own.
+                        places.spared(&node, Instant::now());
+                        (Next::Wait(Some(until)), age)
+                    }
+                    None => (attempt.schedule.next(node, held, age), age),
+                }
             }
             // Never while somebody works on it.
             None => (Next::Finished, Duration::ZERO),
@@ -161,6 +178,7 @@ impl<'a> Fetch<'a> {
         });
         if first {
             *state.bytes_by_peer.entry(node).or_default() += range.length();
+            state.preference.delivered(&node, range.length());
         }
         // One that comes second was no lie.
         state.places.gave(&node, Instant::now());
@@ -181,6 +199,7 @@ impl<'a> Fetch<'a> {
         state.expected.retain(|expected| *expected != node);
         state.at_work.remove(&node);
         state.places.left(&node);
+        state.preference.left(&node);
         if let Some(attempt) = &mut state.attempt {
             attempt.schedule.left(&node);
         }
@@ -290,9 +309,15 @@ pub(crate) async fn fetch(
 
 /// Works with providers until every unit is here; the blob, and what became of providers that were lost.
 async fn run(fetch: &Fetch<'_>) -> Result<(PartialBlob, BTreeMap<NodeId, String>), FetchError> {
-    let mut providers = Providers::new(fetch);
+    let known = known_holders(fetch).await;
+    let mut providers = Providers::new(fetch, known.keys().copied().collect());
     let mut search: Option<BoxFuture<'_, Vec<NodeId>>> = None;
     let mut next_search = Instant::now() + SEARCH_EVERY;
+    // Others are found by asking, which does not wait long for those that can't be reached.
+    let connected = known.iter().filter(|(_, connected)| **connected).map(|(node, _)| *node);
+    let mut first = ranked(fetch.hash(), connected);
+    first.truncate(HOLDERS_FIRST);
+    providers.add(&first);
     providers.add(&fetch.request.providers);
     let mut searched_in_vain = false;
     loop {
@@ -329,11 +354,20 @@ async fn run(fetch: &Fetch<'_>) -> Result<(PartialBlob, BTreeMap<NodeId, String>
     }
 }
 
+/// The holders of the network that the blob is looked for in, and whether each is connected.
+async fn known_holders(fetch: &Fetch<'_>) -> BTreeMap<NodeId, bool> {
+    let Some(network) = fetch.request.network else { return BTreeMap::new() };
+    let known = fetch.context.ask(|reply| Command::Holders { network, reply }).await.unwrap_or_default();
+    known.into_iter().filter(|holder| holder.node != fetch.context.local).map(|holder| (holder.node, holder.connected)).collect()
+}
+
 type Working<'a> = FuturesUnordered<BoxFuture<'a, (NodeId, Result<(), Lost>)>>;
 
 /// Who is asked, who waits to be, and what became of the others.
 struct Providers<'a> {
     fetch: &'a Fetch<'a>,
+    /// Those that hold blobs for others: they are preferred.
+    holders: BTreeSet<NodeId>,
     working: Working<'a>,
     /// When each may be asked at the earliest.
     waiting: VecDeque<(Instant, NodeId)>,
@@ -351,9 +385,10 @@ struct Providers<'a> {
 }
 
 impl<'a> Providers<'a> {
-    fn new(fetch: &'a Fetch<'a>) -> Self {
+    fn new(fetch: &'a Fetch<'a>, holders: BTreeSet<NodeId>) -> Self {
         Self {
             fetch,
+            holders,
             working: FuturesUnordered::new(),
             waiting: VecDeque::new(),
             absent: Vec::new(),
@@ -420,6 +455,9 @@ impl<'a> Providers<'a> {
             self.tried.insert(node);
             self.next_hedge = now + HEDGE_AFTER;
             let fetch = self.fetch;
+            if self.holders.contains(&node) {
+                fetch.state().preference.joined(node);
+            }
             let told_to_leave = fetch.state().places.take(node, now);
             let work = async move {
                 tokio::select! {

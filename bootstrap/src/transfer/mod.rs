@@ -6,19 +6,21 @@
 //! units of each provider are in memory. `fetch` decides who is asked, `serve` answers others. [`difference`] copies beforehand what is
 //! here already.
 
-mod data;
+pub(crate) mod data;
 mod difference;
 mod fetch;
 mod lapses;
 mod places;
 mod provider;
+mod push;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
-use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, FRAME_BYTES_MAX, Request};
+use barnraiser_protocol::transfer::keeping;
+use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, FRAME_BYTES_MAX, Held, Request};
 use barnraiser_store::{Durability, PartialError};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -26,7 +28,6 @@ use libp2p::swarm::StreamProtocol;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::identity::peer_id;
 use crate::net::{Context, NetError};
 use crate::substream::{Lane, frame};
 use crate::swarm::Command;
@@ -35,18 +36,25 @@ pub use difference::{Differences, SeedChoice};
 pub(crate) use difference::{Making, copy_from_seeds};
 pub(crate) use fetch::fetch;
 pub(crate) use lapses::Lapses;
+pub(crate) use push::push;
+pub use push::{PushError, PushReport, PushRequest};
 pub(crate) use serve::serve;
 
 pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new(BLOB_PROTOCOL);
 
 /// Members asked whether they have a blob.
 const ASKED_MAX: usize = 16;
+/// Holders asked beside them, which may have to be connected to first.
+const HOLDERS_ASKED_MAX: usize = 8;
 /// Providers that Kademlia may name.
 const NAMED_MAX: usize = 32;
 /// How long members and Kademlia may take to answer.
 const SEARCH_TIME: Duration = Duration::from_secs(3);
 /// How long Kademlia is waited for once a member has the blob.
 const SEARCH_TIME_FOUND: Duration = Duration::from_millis(300);
+
+/// How long one node may take to say whether it has a blob, being connected to included.
+const ASK_TIME: Duration = Duration::from_secs(15);
 
 /// What to fetch.
 #[derive(Debug, Clone)]
@@ -182,17 +190,29 @@ pub(crate) async fn who_has(context: &Context, network: Option<NetworkId>, hash:
     while members.len() > ASKED_MAX {
         members.swap_remove(rand::random_range(0..members.len()));
     }
+    let holders = match network {
+        Some(network) => context.ask(|reply| Command::Holders { network, reply }).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let holders = keeping::ranked(&hash, holders.into_iter().map(|holder| holder.node).filter(|node| !members.contains(node)));
+    let mut waiting_for = members.len();
+    let asked = members.into_iter().map(|node| (false, node)).chain(holders.into_iter().take(HOLDERS_ASKED_MAX).map(|node| (true, node)));
     let (named_in, mut named) = mpsc::channel(NAMED_MAX);
     if context.commands.send(Command::Providers { hash, found: named_in }).await.is_err() {
         return Vec::new();
     }
-    let mut asked: FuturesUnordered<_> = members.into_iter().map(|node| has(context, node, hash)).collect();
+    // Holders may have to be dialled: who is connected is waited for, they are not, once somebody has it.
+    let ask = |(late, node)| async move { (late, has(context, node, hash).await) };
+    let mut asked: FuturesUnordered<_> = asked.map(ask).collect();
     let mut found = Vec::new();
     let mut kademlia = true;
     while kademlia || !asked.is_empty() {
         let next = async {
             tokio::select! {
-                Some(answer) = asked.next(), if !asked.is_empty() => answer,
+                Some((late, answer)) = asked.next(), if !asked.is_empty() => {
+                    waiting_for -= usize::from(!late);
+                    answer
+                }
                 named = named.recv(), if kademlia => {
                     kademlia = named.is_some();
                     named
@@ -204,7 +224,7 @@ pub(crate) async fn who_has(context: &Context, network: Option<NetworkId>, hash:
             Ok(_) => {}
             Err(_) => break,
         }
-        if asked.is_empty() && !found.is_empty() {
+        if waiting_for == 0 && !found.is_empty() {
             deadline = deadline.min(Instant::now() + SEARCH_TIME_FOUND);
         }
     }
@@ -213,10 +233,26 @@ pub(crate) async fn who_has(context: &Context, network: Option<NetworkId>, hash:
 
 /// `node`, if it says that it has (part of) the blob.
 async fn has(context: &Context, node: NodeId, hash: BlobHash) -> Option<NodeId> {
-    let mut stream = context.opener.open(peer_id(&node)?, PROTOCOL, Lane::Control).await.ok()?;
+    let peer = context.connect(node, Vec::new()).await.ok()?;
+    let mut stream = context.opener.open(peer, PROTOCOL, Lane::Control).await.ok()?;
     frame::write(&mut stream, &Request::Have { hash, inline_max: 0 }).await.ok()?;
     match frame::read(&mut stream, FRAME_BYTES_MAX).await {
         Ok(Some(Answer::Found { .. })) => Some(node),
         _ => None,
     }
+}
+
+/// Whether `node` says that it has all of the blob; none where it can't be asked.
+pub(crate) async fn has_all(context: &Context, node: NodeId, hash: BlobHash) -> Option<bool> {
+    let asked = async {
+        let peer = context.connect(node, Vec::new()).await.ok()?;
+        let mut stream = context.opener.open(peer, PROTOCOL, Lane::Control).await.ok()?;
+        frame::write(&mut stream, &Request::Have { hash, inline_max: 0 }).await.ok()?;
+        match frame::read(&mut stream, FRAME_BYTES_MAX).await {
+            Ok(Some(Answer::Found { held, .. })) => Some(held == Held::All),
+            Ok(Some(Answer::NotFound | Answer::Refused)) => Some(false),
+            _ => None,
+        }
+    };
+    tokio::time::timeout(ASK_TIME, asked).await.ok().flatten()
 }

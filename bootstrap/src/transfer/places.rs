@@ -60,6 +60,14 @@ impl Places {
         }
     }
 
+    /// `node` is not asked for now: its time begins anew.
+    pub(super) fn spared(&mut self, node: &NodeId, now: Instant) {
+        if let Some(place) = self.taken.get_mut(node) {
+            place.since = now;
+            place.gave = place.gave.map(|_| now);
+        }
+    }
+
     /// `node` works no more.
     pub(super) fn left(&mut self, node: &NodeId) {
         self.taken.remove(node);

@@ -65,7 +65,7 @@ async fn announcement_is_told_again_after_a_restart() {
 async fn entry_server_names_those_who_announce() {
     log();
     let key = SecretKey::from_seed(&rand::random());
-    let server = EntryServer::start(&key, &[TCP.parse().unwrap()], "entry".into()).await.unwrap();
+    let server = EntryServer::start(&key, &[TCP.parse().unwrap()], "entry".into(), None).await.unwrap();
     let addresses: Vec<Multiaddr> = server.addresses();
     tokio::spawn(server.run(|_| {}));
     let hash = BlobHash([3; 32]);

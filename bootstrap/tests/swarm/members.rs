@@ -11,7 +11,7 @@ use crate::rig::{NETWORK, Node, QUIC, TCP, log, network, until};
 
 async fn entry() -> (Vec<Multiaddr>, tokio::task::JoinHandle<()>) {
     let key = SecretKey::from_seed(&rand::random());
-    let server = EntryServer::start(&key, &[TCP.parse().unwrap(), QUIC.parse().unwrap()], "entry".into()).await.unwrap();
+    let server = EntryServer::start(&key, &[TCP.parse().unwrap(), QUIC.parse().unwrap()], "entry".into(), None).await.unwrap();
     let addresses = server.addresses();
     assert_eq!(addresses.len(), 2);
     (addresses, tokio::spawn(server.run(|_| {})))
@@ -76,7 +76,7 @@ async fn entry_server_that_comes_late_is_found() {
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     let key = SecretKey::from_seed(&rand::random());
-    let server = EntryServer::start(&key, &[address], "entry".into()).await.unwrap();
+    let server = EntryServer::start(&key, &[address], "entry".into(), None).await.unwrap();
     tokio::spawn(server.run(|_| {}));
     one.meets(&[&two]).await;
     two.meets(&[&one]).await;

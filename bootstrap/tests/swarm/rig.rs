@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use barnraiser_bootstrap::{
-    BlobAccess, Branches, Limits, Misbehaviour, Multiaddr, Net, NetConfig, NetEvent, RecordSource, Verdict, Via, start,
+    BlobAccess, Branches, HoldConfig, Limits, Misbehaviour, Multiaddr, Net, NetConfig, NetEvent, RecordSource, Verdict, Via, start,
 };
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
@@ -97,12 +97,17 @@ impl Node {
     }
 
     pub async fn with_limits(listen: &[&str], limits: Limits) -> Self {
-        let dir = TempDir::new().unwrap();
-        let key = SecretKey::from_seed(&rand::random());
-        Self::start(dir, key, listen, limits).await
+        Self::with(listen, limits, None).await
     }
 
-    async fn start(dir: TempDir, key: SecretKey, listen: &[&str], limits: Limits) -> Self {
+    /// One that holds blobs.
+    pub async fn with(listen: &[&str], limits: Limits, hold: Option<HoldConfig>) -> Self {
+        let dir = TempDir::new().unwrap();
+        let key = SecretKey::from_seed(&rand::random());
+        Self::start(dir, key, listen, limits, hold).await
+    }
+
+    async fn start(dir: TempDir, key: SecretKey, listen: &[&str], limits: Limits, hold: Option<HoldConfig>) -> Self {
         let store = Store::open(dir.path()).unwrap();
         let (seen, access, kin) = (Arc::new(Records::default()), Arc::new(Access::default()), Arc::new(Kin::default()));
         let config = NetConfig {
@@ -115,6 +120,7 @@ impl Node {
             access: access.clone(),
             records: seen.clone(),
             branches: kin.clone(),
+            hold,
         };
         let (net, mut events) = start(config).await.unwrap();
         let (records, handle) = (seen.clone(), net.clone());
@@ -163,7 +169,7 @@ impl Node {
         drop((net, store, seen, access, kin));
         // Threads that still read for the old one let the store go when they are done.
         until("the store is free", async || Store::open(dir.path()).is_ok()).await;
-        Self::start(dir, key, listen, Limits::default()).await
+        Self::start(dir, key, listen, Limits::default(), None).await
     }
 
     pub fn id(&self) -> NodeId {

@@ -6,7 +6,7 @@ use barnraiser_protocol::id::BlobHash;
 use barnraiser_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Problem, Pushed};
 
 /// `POST /api/v1/store`; streams [`StoreEvent`], one JSON document a line. Paths are absolute; files are read and written
 /// by the daemon, as its own user. A hash may be any unique beginning of one.
@@ -224,4 +224,7 @@ pub struct StoreStats {
     /// How many bytes blobs may take before what is only cached goes, where a node keeps to that.
     #[serde(default)]
     pub quota: Option<u64>,
+    /// What was pushed to holders, of that is remembered.
+    #[serde(default)]
+    pub pushed: Pushed,
 }

@@ -461,6 +461,13 @@ fn stats_text(stats: &StoreStats) -> String {
     if let Some(quota) = stats.quota {
         table.row(["quota".into(), bytes(quota), "then cached ones go, least recently used first".into()]);
     }
+    if stats.pushed.done + stats.pushed.waiting > 0 {
+        let waiting = format!("{} waiting", stats.pushed.waiting);
+        table.row(["pushed".into(), format!("{} to enough holders", number(stats.pushed.done, "output", "outputs")), waiting]);
+    }
+    for (holder, outputs) in &stats.pushed.by_holder {
+        table.row([format!("  {}", holder.short()), number(*outputs, "output", "outputs"), "held there".into()]);
+    }
     table.render()
 }
 

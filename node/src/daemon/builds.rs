@@ -341,6 +341,7 @@ impl Daemon {
                 tracing::warn!(%error, "an output can't be pinned");
             }
         }
+        self.push_result(network, result).await;
     }
 }
 

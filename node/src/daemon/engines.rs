@@ -87,6 +87,11 @@ impl Engines {
         self.lock().engines.get(network).map(f)
     }
 
+    /// Whether something holds for any network's engine.
+    pub fn any(&self, holds: impl Fn(&Engine) -> bool) -> bool {
+        self.lock().engines.values().any(holds)
+    }
+
     /// As [`Engines::ask`], for what is shown to others: with the records that they must not see, since this node would
     /// not know of them any more after a power loss.
     pub fn show<T>(&self, network: &NetworkId, f: impl FnOnce(&Engine, &BTreeSet<RecordId>) -> T) -> Option<T> {

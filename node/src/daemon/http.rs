@@ -149,11 +149,14 @@ async fn status(State(daemon): Shared) -> Answer<api::Status> {
     let lend = daemon.engines.lend();
     let used = daemon.engines.in_use();
     let peers = daemon.net.peers().await;
-    let networks: Vec<Arc<Network>> = daemon.networks().values().cloned().collect();
-    let networks = networks.iter().map(|network| {
+    let known: Vec<Arc<Network>> = daemon.networks().values().cloned().collect();
+    let mut networks = Vec::new();
+    for network in &known {
         let connected = peers.iter().filter(|peer| peer.networks.contains(&network.id)).count();
-        network_status(&daemon, network, connected)
-    });
+        let mut status = network_status(&daemon, network, connected);
+        status.holders = daemon.known_holders(network.id).await.into_iter().collect();
+        networks.push(status);
+    }
     let mut builds = Vec::new();
     for ((network, lease), running) in daemon.running().iter() {
         let progress = running.progress.borrow();
@@ -176,10 +179,13 @@ async fn status(State(daemon): Shared) -> Answer<api::Status> {
         cores: (lend.cores, used.cores),
         memory: (lend.memory, used.memory),
         addresses: daemon.net.addresses().await.iter().map(ToString::to_string).collect(),
-        networks: networks.collect(),
+        networks,
         builds,
         traffic: daemon.traffic_status(),
         store: daemon.room_status().await?,
+        reachable: daemon.net.is_reachable(),
+        pushed: daemon.on_store(crate::pushes::summary).await.unwrap_or_default(),
+        holding: daemon.net.holder().map(|holder| holding(&holder.stats())),
     }))
 }
 
@@ -211,7 +217,13 @@ fn network_status(daemon: &Daemon, network: &Network, peers: usize) -> api::Netw
         policy: charter.map(|charter| charter.policy().clone()),
         operators,
         requests,
+        holders: Vec::new(),
+        kept: network.kept(),
     }
+}
+
+fn holding(stats: &barnraiser_bootstrap::HeldStats) -> api::HoldingStatus {
+    api::HoldingStatus { blobs: stats.blobs, bytes: stats.bytes, parts: stats.parts, used: stats.used, quota: stats.quota }
 }
 
 /// The newest request of each operator.

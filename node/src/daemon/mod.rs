@@ -2,8 +2,9 @@
 //!
 //! It decides nothing that the engine should: [`engines`] calls them, [`networks`] moves records, [`builds`] carries out
 //! build orders, [`artefacts`] fetches and keeps blobs, [`wanted`] what engines lack of batches, [`releases`] proposes and
-//! publishes, [`http`] answers on the home's Unix socket, [`storing`] does what people want of the store,
-//! [`room`] keeps it to its quota, [`traffic`] looks at the clock and the month.
+//! publishes, [`pushing`] gives outputs to holders, [`holding`] is one, [`keeping`] keeps releases on enough of them, [`http`]
+//! answers on the home's Unix socket, [`storing`] does what people want of the store, [`room`] keeps it to its quota, [`traffic`]
+//! looks at the clock and the month.
 
 mod announcing;
 mod artefacts;
@@ -13,10 +14,13 @@ mod durable;
 pub mod engines;
 mod ephemeral;
 mod fetching;
+mod holding;
 mod http;
+mod keeping;
 mod logs;
 mod metadata;
 mod networks;
+mod pushing;
 mod relay;
 mod releases;
 mod room;
@@ -40,7 +44,7 @@ use barnraiser_protocol::record::payload::LeaseRef;
 use barnraiser_protocol::sync::{ItemSet, Window};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_store::Store;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use ephemeral::ephemeral_fetch;
@@ -59,7 +63,7 @@ const EVENTS_KEPT: usize = 1024;
 const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Why a node takes no builds that could.
-const NO_BUILDS: &str = "it was started with --no-build, or its barn.toml says `builds = false`";
+const NO_BUILDS: &str = "it was started with --no-build, or its barn.toml says `builds = false` or `seed_only = true`";
 
 /// What the command line says about a run.
 #[derive(Debug, Clone, Default)]
@@ -85,6 +89,8 @@ pub struct Daemon {
     private: Arc<artefacts::Private>,
     branches: Arc<branches::KnownBranches>,
     announcing: announcing::Announcing,
+    /// Something came up that holders are to have.
+    to_push: Notify,
     events: broadcast::Sender<(NetworkId, Timestamp, Arc<serde_json::Value>)>,
     since: Timestamp,
     /// Whether it was started to build at all.
@@ -188,7 +194,7 @@ impl Daemon {
             let folder = home.store_dir();
             tokio::task::spawn_blocking(move || Store::open(&folder)).await.map_err(anyhow::Error::from)??
         };
-        let wants = config.lend.builds && !options.no_build;
+        let wants = config.lend.builds && !options.no_build && !config.serve.seed_only;
         let sandbox = crate::builder::sandbox_check();
         if let (true, Err(problem)) = (wants, &sandbox) {
             tracing::error!(%problem, "this node takes no work");
@@ -217,6 +223,7 @@ impl Daemon {
             access: private.clone(),
             records: Arc::new(Boards(engines.clone())),
             branches: branches.clone(),
+            hold: holding::hold_config(&config.serve, &store, &engines),
         })
         .await?;
         let rest = sandbox.err().filter(|_| wants).map(|problem| (problem.to_string(), None));
@@ -233,6 +240,7 @@ impl Daemon {
             private,
             branches,
             announcing: announcing::Announcing::default(),
+            to_push: Notify::new(),
             events: broadcast::channel(EVENTS_KEPT).0,
             since: now(),
             wants_builds: wants,
@@ -250,6 +258,10 @@ impl Daemon {
         tokio::spawn(daemon.clone().take_events(net_events));
         tokio::spawn(daemon.clone().drive());
         tokio::spawn(daemon.clone().copy_branches());
+        tokio::spawn(daemon.clone().push_all());
+        if let Some(holder) = daemon.net.holder().cloned() {
+            tokio::spawn(daemon.clone().tell_held(holder));
+        }
         daemon.reload().await?;
         tokio::spawn(daemon.clone().announce_what_is_here());
         Ok(daemon)

@@ -17,6 +17,7 @@ use super::builds::KeptResult;
 use super::engines::now;
 use super::metadata::Fetching;
 use super::relay::Relay;
+use crate::api::KeptStatus;
 use crate::home::NetworkEntry;
 use crate::platform::Platform;
 
@@ -40,6 +41,8 @@ pub(super) struct Network {
     relay: Mutex<Relay>,
     /// Whether a record found no room since the last comparison with a peer, and how often that was so in a row.
     no_room: Mutex<(bool, u32)>,
+    /// How what was released is kept, where this node sees to it.
+    kept: Mutex<Option<KeptStatus>>,
     /// Held while a charter or a release is taken: of two that come at once, the older must not be the last.
     pub taking: tokio::sync::Mutex<()>,
 }
@@ -54,12 +57,22 @@ impl Network {
             fetching: Mutex::default(),
             relay: Mutex::default(),
             no_room: Mutex::default(),
+            kept: Mutex::default(),
             taking: tokio::sync::Mutex::default(),
         }
     }
 
     pub(super) fn charter(&self) -> Option<Arc<Charter>> {
         self.charter.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How what was released is kept, where this node sees to it.
+    pub(super) fn kept(&self) -> Option<KeptStatus> {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_kept(&self, kept: Option<KeptStatus>) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
     }
 
     /// What is being fetched.
@@ -97,6 +110,7 @@ impl Daemon {
                 let network = Arc::new(Network::new(&entry));
                 *network.charter.write().unwrap_or_else(PoisonError::into_inner) = None;
                 self.networks_mut().insert(entry.id, network.clone());
+                tokio::spawn(self.clone().keep_released(network.clone()));
                 let bootstrap = entry.bootstrap.iter().filter_map(|address| address.parse().ok()).collect();
                 let remembered = self.remembered_peers(&entry.id);
                 self.net.join(entry.id, bootstrap, remembered).await?;

@@ -224,11 +224,14 @@ impl Presence {
     }
 }
 
-/// Blobs that a node holds and serves.
+/// The most blobs of one [`Have`]: it must fit a record.
+pub const HAVE_BLOBS_MAX: usize = 100;
+
+/// Blobs that a node holds for others and serves. One without any says that the node is a holder, and may be pushed to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Have {
     /// The blobs.
-    pub blobs: BoundedVec<BlobHash, 100>,
+    pub blobs: BoundedVec<BlobHash, HAVE_BLOBS_MAX>,
 }
 
 /// What a commitment hides, in so far as it must be known before it is opened: whether it may open what others built.

@@ -11,8 +11,15 @@
 //!
 //! [`Schedule`] shares the units of one blob out among its providers, without I/O or clock. Whom a node asks, and whom it
 //! serves, when all want a blob at once, is [`spread`]. What of a blob is equal to what the asker has, [`chunks`] tells.
+//! Who can't be reached gives blobs to holders ([`push`]), which share their room out among those who fill it ([`holding`]);
+//! [`keeping`] sees to it that what was released stays on enough of them, and [`preference`] has them asked before homes.
 
 pub mod chunks;
+pub mod holding;
+pub mod keeping;
+pub mod preference;
+pub mod push;
+pub mod reach;
 mod schedule;
 pub mod spread;
 

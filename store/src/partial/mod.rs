@@ -145,6 +145,11 @@ pub(crate) fn is_begun(store: &Store, hash: &BlobHash) -> Result<bool, Fault> {
     Ok(units::header(store, hash)?.is_some())
 }
 
+/// How many units of a fetch were noted.
+pub(crate) fn noted_units(store: &Store, hash: &BlobHash) -> Result<u64, Fault> {
+    Ok(units::noted(store, hash)?.len() as u64)
+}
+
 /// Forgets a fetch, unless it is going on in this process. Its files are left for the collection. Whether it did.
 pub(crate) fn forget_unless_live(store: &Store, hash: &BlobHash) -> Result<bool, Fault> {
     let _stripe = store.stripe(hash);

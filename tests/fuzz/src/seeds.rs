@@ -8,6 +8,7 @@ use barnraiser_protocol::sync::{Frame, ItemSet, Refusal, Session};
 use barnraiser_protocol::ticket::{Ticket, Vouch};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::transfer::chunks::{CHUNKED_BYTES_MIN, ChunkKey, ChunkList, Cutting, KEY_BYTES};
+use barnraiser_protocol::transfer::push::{Offered, PushRefusal, Pushed, Taken, Want};
 use barnraiser_protocol::transfer::{Answer, ByteRange, Held, Request};
 use barnraiser_protocol::tree::{Entry, Tree};
 use barnraiser_protocol::trust::charter::{Change, propose_change};
@@ -31,6 +32,7 @@ pub fn of(target: &Target, world: &World) -> Vec<(String, Vec<u8>)> {
         "ticket" => tickets(world),
         "sync" => sync(),
         "transfer" => transfer(),
+        "push" => push(),
         "chunks" => vec![("two-units".into(), chunks())],
         "recipe" => recipes(),
         "tuf" => documents(world),
@@ -112,6 +114,21 @@ fn transfer() -> Vec<(String, Vec<u8>)> {
         ("list".into(), codec::encode(&Answer::Chunks { list: hash, length: 9000 })),
         ("found".into(), codec::encode(&Answer::Found { length: 9000, held: Held::Ranges(ranges), data: true })),
         ("busy".into(), codec::encode(&Answer::Busy)),
+    ]
+}
+
+fn push() -> Vec<(String, Vec<u8>)> {
+    let (hash, range) = (BlobHash([1; 32]), ByteRange { start: 1 << 20, end: 2 << 20 });
+    let offered = vec![Offered { hash, length: 3 << 20 }, Offered { hash: BlobHash([2; 32]), length: 0 }];
+    let offer = Pushed::Offer { blobs: BoundedVec::try_from(offered).unwrap_or_default(), part_of: Some(BlobHash([3; 32])) };
+    let part = Want::Part(BoundedVec::try_from(vec![range]).unwrap_or_default());
+    let wants = Taken::Wants(BoundedVec::try_from(vec![part, Want::Kept, Want::No(PushRefusal::Full)]).unwrap_or_default());
+    vec![
+        ("offer".into(), codec::encode(&offer)),
+        ("unit".into(), codec::encode(&Pushed::Unit { blob: 1, range })),
+        ("done".into(), codec::encode(&Pushed::Done)),
+        ("wants".into(), codec::encode(&wants)),
+        ("ended".into(), codec::encode(&Taken::Ended(PushRefusal::Busy))),
     ]
 }
 

@@ -14,6 +14,7 @@ use barnraiser_protocol::sync::{Frame, ItemSet, SYNC_FRAME_BYTES_MAX, Session, T
 use barnraiser_protocol::ticket::Ticket;
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::transfer::chunks::ChunkList;
+use barnraiser_protocol::transfer::push::{OFFERED_MAX, PUSH_FRAME_BYTES_MAX, Pushed, Taken};
 use barnraiser_protocol::transfer::{Answer, FRAME_BYTES_MAX, PIECES_MAX, Request};
 use barnraiser_protocol::tree::Tree;
 use barnraiser_protocol::trust::charter::CharterParts;
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ticket", run: ticket, bytes_max: 9000 },
     Target { name: "sync", run: sync, bytes_max: 70_000 },
     Target { name: "transfer", run: transfer, bytes_max: 5000 },
+    Target { name: "push", run: push, bytes_max: 40_000 },
     Target { name: "chunks", run: chunks, bytes_max: 10_000 },
     Target { name: "recipe", run: recipe, bytes_max: 8000 },
     Target { name: "tuf", run: tuf, bytes_max: 20_000 },
@@ -197,6 +199,30 @@ fn transfer(bytes: &[u8]) -> String {
     });
     let words = |read: Result<&str, codec::DecodeError>| read.map_or_else(|error| error.to_string(), str::to_owned);
     format!("{} / {}", words(request), words(answer))
+}
+
+/// What is said while blobs are pushed, by either side.
+fn push(bytes: &[u8]) -> String {
+    let pushed = codec::decode::<Pushed>(bytes, PUSH_FRAME_BYTES_MAX).map(|frame| {
+        assert_eq!(codec::encode(&frame), bytes, "a frame has a second spelling");
+        match frame {
+            Pushed::Offer { blobs, .. } => {
+                assert!(blobs.len() <= OFFERED_MAX);
+                "offer"
+            }
+            Pushed::Unit { .. } => "unit",
+            Pushed::Done => "done",
+        }
+    });
+    let taken = codec::decode::<Taken>(bytes, PUSH_FRAME_BYTES_MAX).map(|frame| {
+        assert_eq!(codec::encode(&frame), bytes, "a frame has a second spelling");
+        match frame {
+            Taken::Wants(_) => "wants",
+            Taken::Ended(_) => "ended",
+        }
+    });
+    let words = |read: Result<&str, codec::DecodeError>| read.map_or_else(|error| error.to_string(), str::to_owned);
+    format!("{} / {}", words(pushed), words(taken))
 }
 
 /// A chunk list: refused, or spelled as it came.

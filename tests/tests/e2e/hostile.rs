@@ -152,6 +152,7 @@ impl Stranger {
             access: Arc::new(Everybody),
             records: offered.clone(),
             branches: Arc::new(Strangers),
+            hold: None,
         };
         let (net, mut events) = barnraiser_bootstrap::start(config).await.unwrap();
         tokio::spawn(async move { while events.recv().await.is_some() {} });

@@ -89,6 +89,8 @@ mod tests {
             policy: None,
             operators: Vec::new(),
             requests: Vec::new(),
+            holders: Vec::new(),
+            kept: None,
         }
     }
 

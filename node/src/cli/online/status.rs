@@ -6,7 +6,7 @@ use super::super::output::{Style, Table, bytes};
 use super::super::{CommandResult, Exit};
 use super::context::Context;
 use super::words::{ago, count, length, now, plain};
-use crate::api::{Done, NetworkStatus, Pause, Peer, Status};
+use crate::api::{Done, NetworkStatus, Pause, Peer, Pushed, Status};
 
 /// `barn status`
 pub(super) async fn status(context: &Context) -> CommandResult {
@@ -44,6 +44,18 @@ fn status_text(context: &Context, status: &Status) -> String {
     fact("store", format!("{}, {} {quota}", count(usize::try_from(room.blobs).unwrap_or(usize::MAX), "blob", "blobs"), bytes(room.bytes)));
     for (number, address) in status.addresses.iter().enumerate() {
         fact(if number == 0 { "listens" } else { "" }, plain(address));
+    }
+    let reached = match status.reachable {
+        None => "not known yet whether others can reach it".into(),
+        Some(true) => out.paint(Style::Good, "others can reach it"),
+        Some(false) => format!("{}: what it builds is pushed to holders", out.paint(Style::Warn, "others can't reach it")),
+    };
+    fact("reachable", reached);
+    if let Some(text) = pushed_text(&status.pushed) {
+        fact("pushed", text);
+    }
+    if let Some(holding) = &status.holding {
+        fact("holds", format!("{}, {} of {}", number(holding.blobs, "blob", "blobs"), bytes(holding.used), bytes(holding.quota)));
     }
     let mut text = facts.render();
     for network in &status.networks {
@@ -83,6 +95,26 @@ fn traffic_text(status: &Status) -> String {
     )
 }
 
+/// What was pushed where, in a line.
+fn pushed_text(pushed: &Pushed) -> Option<String> {
+    if pushed.done + pushed.waiting == 0 {
+        return None;
+    }
+    let mut text =
+        format!("{} to {}", number(pushed.done, "output", "outputs"), number(pushed.by_holder.len() as u64, "holder", "holders"));
+    if pushed.waiting > 0 {
+        text.push_str(&format!(", {} waiting", pushed.waiting));
+        if let Some(problem) = &pushed.problem {
+            text.push_str(&format!(" ({})", plain(problem)));
+        }
+    }
+    Some(text)
+}
+
+fn number(many: u64, one: &str, several: &str) -> String {
+    count(usize::try_from(many).unwrap_or(usize::MAX), one, several)
+}
+
 fn network_text(context: &Context, network: &NetworkStatus) -> String {
     let out = &context.out;
     let policy = match &network.policy {
@@ -100,6 +132,11 @@ fn network_text(context: &Context, network: &NetworkStatus) -> String {
         count(network.batches, "batch", "batches"),
         count(network.leases, "lease", "leases"),
     );
+    let kept = network.kept.map(|kept| match kept.lacking {
+        0 => format!("; {} kept on {} each", count(kept.looked_after, "released blob", "released blobs"), kept.copies),
+        lacking => format!("; {lacking} of {} lack copies", count(kept.looked_after, "released blob", "released blobs")),
+    });
+    let head = format!("{head}\n  {}{}", count(network.holders.len(), "holder", "holders"), kept.unwrap_or_default());
     if network.operators.is_empty() {
         return head;
     }

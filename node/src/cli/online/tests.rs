@@ -65,6 +65,9 @@ async fn status(State(script): Shared) -> Json<Status> {
         builds: Vec::new(),
         traffic: Default::default(),
         store: Default::default(),
+        reachable: None,
+        pushed: Default::default(),
+        holding: None,
     })
 }
 
@@ -153,6 +156,8 @@ fn network(id: u8, name: &str) -> NetworkStatus {
         policy: None,
         operators: Vec::new(),
         requests: Vec::new(),
+        holders: Vec::new(),
+        kept: None,
     }
 }
 

@@ -28,6 +28,11 @@ impl Engine {
         if nodes.is_empty() { self.revealers(tree) } else { nodes.into_iter().collect() }
     }
 
+    /// Whether a node works for an operator that was let in.
+    pub fn is_member(&self, node: &NodeId) -> bool {
+        self.members.operator_of(node).is_some_and(|operator| self.members.branch_of(&operator).is_some())
+    }
+
     /// Nodes that revealed a tree, or say that they have the blob.
     pub fn revealers(&self, blob: &BlobHash) -> Vec<NodeId> {
         let revealed = self.board.of_kind(Kind::Reveal).filter(|record| reveals(record, blob));

@@ -199,6 +199,7 @@ async fn work(task: Task) -> anyhow::Result<Done> {
         access: Arc::new(Everybody),
         records: Arc::new(NoRecords),
         branches: Arc::new(Strangers),
+        hold: None,
     };
     let node = config.key.node();
     let (net, mut events) = barnraiser_bootstrap::start(config).await?;
