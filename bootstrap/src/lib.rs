@@ -19,6 +19,7 @@ pub mod swarm;
 pub mod sync;
 pub mod topic;
 pub mod transfer;
+mod transport;
 
 pub use config::{BlobAccess, Limits, NetConfig, RecordSource};
 pub use event::{MessageToken, Misbehaviour, NetEvent, Verdict, Via};

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
+use barnraiser_protocol::transfer::Given;
 use barnraiser_protocol::transfer::spread::Ration;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -103,6 +104,10 @@ pub(crate) struct Context {
     events: mpsc::WeakSender<NetEvent>,
     /// One permit for each unit that is read for a peer.
     pub(crate) serving: Arc<Semaphore>,
+    /// A unit of some blob was verified, or a fetch ended: whoever waits for more of one should look again.
+    pub(crate) verified: Notify,
+    /// How often units were sent.
+    pub(crate) given: Arc<Mutex<Given>>,
     /// Held while a chunk list is made, which reads a whole blob.
     pub(crate) chunking: Arc<Semaphore>,
     /// Who takes what everybody wants, by the age of `since`.
@@ -126,6 +131,8 @@ impl Context {
             commands,
             events,
             serving: Arc::new(Semaphore::new(config.limits.serving.max(1))),
+            verified: Notify::new(),
+            given: Arc::default(),
             chunking: Arc::new(Semaphore::new(1)),
             rations: Mutex::default(),
             since: Instant::now(),

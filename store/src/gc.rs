@@ -14,6 +14,7 @@ use crate::chunking::list_key;
 use crate::error::{Fault, ImportError, LayOutError, ReadError};
 use crate::metadata::{BlobEntry, Class, Family, Pin, Place, State, Sync};
 use crate::store::{Durability, Store, now_s};
+use crate::verify::Groups;
 
 /// How long a damaged blob waits in quarantine to be mended, in seconds.
 const QUARANTINE_S: u64 = 7 * 24 * 3600;
@@ -227,7 +228,7 @@ impl Store {
         let mut scrubbed = Scrubbed::default();
         for item in self.blobs() {
             let (hash, length) = item?;
-            let read = self.open_blob(&hash).and_then(|opened| self.walk_blob(&opened, &ChunkRanges::all(), &mut |_| Ok(())));
+            let read = self.open_blob(&hash).and_then(|opened| self.walk_blob(&opened, &ChunkRanges::all(), &mut Groups::new(|_| Ok(()))));
             match read {
                 Ok(()) => {}
                 Err(ReadError::Damaged { hash, .. }) => scrubbed.damaged.push(hash),

@@ -36,7 +36,7 @@ pub use import::Seen;
 pub use listing::BlobInfo;
 pub use metadata::{MetaRow, Pin, StoredRecord};
 pub use outline::Outline;
-pub use partial::PartialBlob;
+pub use partial::{PartialBlob, check_length};
 pub use read::{Available, BlobReader};
 pub use seeds::{Seed, Seeds, UnitPlan};
 pub use store::{Durability, Stats, Store, StoreOptions};

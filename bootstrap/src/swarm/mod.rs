@@ -20,7 +20,7 @@ use futures::StreamExt as _;
 use libp2p::gossipsub::{MessageAcceptance, PublishError};
 use libp2p::identity::Keypair;
 use libp2p::kad::QueryId;
-use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, tcp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -32,6 +32,7 @@ use crate::identity::{keypair, node_id, with_peer};
 use crate::net::{Context, NetError, PeerInfo, StartError};
 use crate::substream::Inbound;
 use crate::topic::Topic;
+use crate::transport::{Tls, Yamux};
 use crate::{sync, transfer};
 use behaviour::{Announcements, Control, Node, blob_key, topic_score};
 use book::Book;
@@ -153,7 +154,7 @@ pub(crate) fn start(
     Ok((context, events, Box::pin(driver.run(stop))))
 }
 
-/// A swarm over TCP (noise, yamux) and QUIC, with names resolved by DNS where this machine is set up for that.
+/// A swarm over TCP (TLS, yamux) and QUIC, with names resolved by DNS where this machine is set up for that.
 ///
 /// # Errors
 /// [`StartError::Setup`] where this machine lacks something.
@@ -162,7 +163,7 @@ pub fn swarm<B: libp2p::swarm::NetworkBehaviour>(key: Keypair, behaviour: B) -> 
     let transports = |key: Keypair| {
         let tcp = tcp::Config::default().nodelay(true);
         let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
-        let builder = builder.with_tcp(tcp, noise::Config::new, yamux::Config::default);
+        let builder = builder.with_tcp(tcp, Tls::new, Yamux::default);
         builder.map(|builder| builder.with_quic()).map_err(|error| StartError::Setup(error.to_string()))
     };
     let setup = |error: Box<dyn std::error::Error + Send + Sync>| StartError::Setup(error.to_string());

@@ -1,13 +1,13 @@
 //! One fetch: who is asked, which length is believed, when it is over.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NodeId};
-use barnraiser_protocol::transfer::{ByteRange, Held, INLINE_BYTES_MAX, Next, Schedule};
+use barnraiser_protocol::transfer::{ByteRange, Held, INLINE_BYTES_MAX, Next, Schedule, end_of};
 use barnraiser_store::geometry::{unit_count, unit_range};
-use barnraiser_store::{PartialBlob, PartialError, UNIT_BYTES};
+use barnraiser_store::{PartialBlob, PartialError, UNIT_BYTES, check_length};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
 use futures::stream::FuturesUnordered;
@@ -28,8 +28,10 @@ const PROVIDERS_TRIED_MAX: usize = 256;
 const ATTEMPTS_MAX: u32 = 3;
 /// The wait before it is tried again, times the attempts so far.
 const RETRY_AFTER: Duration = Duration::from_millis(700);
-/// One that does not have it may be fetching it too; while others deliver, it is asked again this often.
-const ABSENT_AGAIN: Duration = Duration::from_millis(1500);
+/// One that does not have it may be fetching it too, and begin in a moment; while others deliver, it is asked again after this, ...
+const ABSENT_AGAIN_MIN: Duration = Duration::from_millis(250);
+/// ... twice that and so on, up to this.
+const ABSENT_AGAIN_MAX: Duration = Duration::from_secs(4);
 /// As long as the blob may be a small one, the next provider is asked only after this long: one copy is enough.
 const HEDGE_AFTER: Duration = Duration::from_millis(250);
 /// With fewer providers than this, more are looked for while the fetch goes on, ...
@@ -37,13 +39,11 @@ const PROVIDERS_WANTED: usize = 3;
 /// ... this often.
 const SEARCH_EVERY: Duration = Duration::from_secs(5);
 
-/// A length that is being tried, and what is here of the blob.
+/// What is here of the blob, and who fetches the rest. Its length is proven.
 pub(super) struct Attempt {
     pub partial: PartialBlob,
     pub schedule: Schedule,
     pub started: Instant,
-    /// The providers at work that state this length.
-    backers: BTreeSet<NodeId>,
 }
 
 /// What the providers' futures share.
@@ -65,8 +65,6 @@ struct State {
     expected: Vec<NodeId>,
     bytes_by_peer: BTreeMap<NodeId, u64>,
     already_had: u64,
-    /// The length that was tried last.
-    stated: Option<u64>,
 }
 
 impl<'a> Fetch<'a> {
@@ -79,54 +77,59 @@ impl<'a> Fetch<'a> {
         &self.request.hash
     }
 
-    /// Settles on `length` as `node` states it, or says why not. Waits as long as another length is being tried.
-    pub(super) async fn begin(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
-        loop {
-            let changed = self.changed.notified();
-            let setup = self.setup.lock().await;
-            if let Some(attempt) = &mut self.state().attempt {
-                if attempt.partial.length() == length {
-                    attempt.schedule.joined(node);
-                    attempt.backers.insert(node);
-                    return Ok(attempt.partial.clone());
-                }
-                if attempt.partial.length_is_proven() {
-                    let proven = attempt.partial.length();
-                    return Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {proven} is proven"))));
-                }
-            } else {
-                return self.set_up(node, length).await;
-            }
-            drop(setup);
-            changed.await;
-        }
+    /// Whether the length is known and proven.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state().attempt.is_some()
     }
 
-    async fn set_up(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
-        let (store, hash) = (self.context.config.store.clone(), *self.hash());
-        let partial = blocking(hash, move || store.partial(&hash, length)).await.map_err(|error| match error {
-            FetchError::Store { source: source @ PartialError::Length { .. }, .. } => {
-                Lost::Misbehaved(Misbehaviour::WrongLength(source.to_string()))
+    /// Settles on `length` as `node` states it, with the proof of it, or says why not.
+    pub(super) async fn begin(&self, node: NodeId, length: u64, proof: Option<(ByteRange, &[u8])>) -> Result<PartialBlob, Lost> {
+        let _setup = self.setup.lock().await;
+        if let Some(attempt) = &mut self.state().attempt {
+            let proven = attempt.partial.length();
+            if proven != length {
+                return Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {proven} is proven"))));
             }
-            other => Lost::Fatal(other),
-        })?;
+            attempt.schedule.joined(node);
+            return Ok(attempt.partial.clone());
+        }
+        // Only who asks after it has begun does so without a proof, and it never ends before the fetch.
+        let (range, encoded) = proof.ok_or(Lost::NotFound)?;
+        // Before anything is made ready for that many bytes.
+        let checked = check_length(self.hash(), length, &(range.start..range.end), encoded);
+        checked.map_err(|error| Lost::Misbehaved(Misbehaviour::WrongLength(error.to_string())))?;
+        let end = (range == end_of(length)).then(|| encoded.to_vec());
+        self.set_up(node, length, end).await
+    }
+
+    /// Makes ready for a blob of a proven length; `end` is the proof, if it is to be passed on.
+    async fn set_up(&self, node: NodeId, length: u64, end: Option<Vec<u8>>) -> Result<PartialBlob, Lost> {
+        let (store, hash) = (self.context.config.store.clone(), *self.hash());
+        let opening = blocking(hash, move || {
+            let partial = store.partial(&hash, length)?;
+            end.map_or(Ok(()), |end| partial.prove_length(end))?;
+            Ok(partial)
+        });
+        let partial = opening.await.map_err(Lost::Fatal)?;
         let missing: Vec<ByteRange> = units(&partial).filter(|(unit, _)| !partial.has(*unit)).map(|(_, range)| range).collect();
-        let proven = self.request.length.is_some() || partial.length_is_proven();
-        let mut schedule = Schedule::new(&missing, !proven, rand::random());
+        let mut schedule = Schedule::new(&missing, rand::random());
         let mut state = self.state();
         for &expected in &state.expected {
             schedule.joined(expected);
         }
         schedule.joined(node);
         state.already_had = length - partial.missing_bytes();
-        state.stated = Some(length);
-        let backers = BTreeSet::from([node]);
-        state.attempt = Some(Attempt { partial: partial.clone(), schedule, started: Instant::now(), backers });
+        state.attempt = Some(Attempt { partial: partial.clone(), schedule, started: Instant::now() });
         drop(state);
         self.report_progress();
-        // The main future starts the other providers now.
-        self.changed.notify_waiters();
+        self.tell();
         Ok(partial)
+    }
+
+    /// Those who wait for something look again: the other providers of this fetch, and peers who fetch the same.
+    fn tell(&self) {
+        self.changed.notify_waiters();
+        self.context.verified.notify_waiters();
     }
 
     /// What `node` should do now, and how old the attempt is.
@@ -136,7 +139,7 @@ impl<'a> Fetch<'a> {
                 let age = attempt.started.elapsed();
                 (attempt.schedule.next(node, held, age), age)
             }
-            // Never while one of those who state the length is at work.
+            // Never: who asks has begun it.
             None => (Next::Finished, Duration::ZERO),
         }
     }
@@ -152,7 +155,22 @@ impl<'a> Fetch<'a> {
         }
         drop(state);
         self.report_progress();
-        self.changed.notify_waiters();
+        self.tell();
+    }
+
+    /// `node` sends the unit `range`, which it could choose.
+    pub(super) fn chosen(&self, node: NodeId, range: ByteRange) {
+        if let Some(attempt) = &mut self.state().attempt {
+            let age = attempt.started.elapsed();
+            attempt.schedule.chosen(&node, range.start, age);
+        }
+    }
+
+    /// `node` sends none of the units that it could choose from.
+    pub(super) fn chose_none(&self, node: NodeId) {
+        if let Some(attempt) = &mut self.state().attempt {
+            attempt.schedule.chose_none(&node);
+        }
     }
 
     pub(super) fn failed(&self, node: NodeId, range: ByteRange) {
@@ -167,11 +185,6 @@ impl<'a> Fetch<'a> {
         state.expected.retain(|expected| *expected != node);
         if let Some(attempt) = &mut state.attempt {
             attempt.schedule.left(&node);
-            attempt.backers.remove(&node);
-            // Nobody is left who states this length, and it was never proven: whoever states another one may try.
-            if attempt.backers.is_empty() && self.request.length.is_none() && !attempt.partial.length_is_proven() {
-                state.attempt = None;
-            }
         }
         drop(state);
         self.changed.notify_waiters();
@@ -253,7 +266,7 @@ pub(crate) async fn fetch(
     let completed = partial.clone();
     match blocking(hash, move || completed.complete(durability)).await {
         // Somebody else, who imports the same blob, was faster.
-        Ok(()) | Err(FetchError::Store { source: PartialError::Ended(_), .. }) => {}
+        Ok(()) | Err(FetchError::Store { source: PartialError::Ended(_), .. }) => fetch.tell(),
         Err(error) => return Err(error),
     }
     let state = fetch.state();
@@ -317,6 +330,8 @@ struct Providers<'a> {
     /// Those that did not have it, and when they are asked again.
     absent: Vec<(Instant, NodeId)>,
     attempts: BTreeMap<NodeId, u32>,
+    /// How often each did not have it.
+    asked_in_vain: BTreeMap<NodeId, u32>,
     /// What each had delivered when it last failed: who delivers is tried again as often as it takes.
     delivered: BTreeMap<NodeId, u64>,
     outcomes: BTreeMap<NodeId, String>,
@@ -333,6 +348,7 @@ impl<'a> Providers<'a> {
             waiting: VecDeque::new(),
             absent: Vec::new(),
             attempts: BTreeMap::new(),
+            asked_in_vain: BTreeMap::new(),
             delivered: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             too_long: None,
@@ -423,7 +439,12 @@ impl<'a> Providers<'a> {
                     self.fetch.context.report(peer, what).await;
                 }
             }
-            Lost::NotFound => self.absent.push((Instant::now() + ABSENT_AGAIN, node)),
+            Lost::NotFound => {
+                let times = self.asked_in_vain.entry(node).or_default();
+                let wait = ABSENT_AGAIN_MIN * 2u32.saturating_pow(*times);
+                *times += 1;
+                self.absent.push((Instant::now() + wait.min(ABSENT_AGAIN_MAX), node));
+            }
             Lost::Refused | Lost::Relayed | Lost::OtherLength { .. } => {}
             Lost::Busy | Lost::Connection(_) => {
                 let attempts = self.attempts.entry(node).or_default();
@@ -443,9 +464,8 @@ impl<'a> Providers<'a> {
     fn error(&self) -> FetchError {
         let (hash, outcomes) = (*self.fetch.hash(), self.outcomes.clone());
         let state = self.fetch.state();
-        if let Some(length) = state.stated {
-            let missing = state.attempt.as_ref().map_or(length, |attempt| attempt.partial.missing_bytes());
-            return FetchError::Lost { hash, missing, length, outcomes };
+        if let Some(Attempt { partial, .. }) = &state.attempt {
+            return FetchError::Lost { hash, missing: partial.missing_bytes(), length: partial.length(), outcomes };
         }
         match self.too_long {
             Some(length) => FetchError::TooLong { hash, length, limit: self.fetch.request.limit },
