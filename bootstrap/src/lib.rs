@@ -20,6 +20,7 @@ pub mod sync;
 pub mod topic;
 pub mod traffic;
 pub mod transfer;
+mod transport;
 
 pub use config::{BlobAccess, Branches, Limits, NetConfig, RecordSource, Strangers};
 pub use event::{MessageToken, Misbehaviour, NetEvent, Verdict, Via};
