@@ -131,7 +131,7 @@ fn check_announced(store: &Store, announced: &[(BlobHash, usize)], damage: &str)
 fn check_advice(root: &Path, announced: &[(BlobHash, usize)]) {
     fs::rename(root.join("db"), root.join("db-damaged")).unwrap();
     let store = Store::open(root).unwrap();
-    let scrubbed = store.scrub(&mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+    let scrubbed = store.scrub(&mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     let in_files = announced.iter().filter(|(_, length)| *length > 16 << 10);
     assert_eq!(scrubbed.recovered, in_files.clone().count() as u64);
     for (hash, _) in in_files {
