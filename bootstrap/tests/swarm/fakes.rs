@@ -15,7 +15,7 @@ use barnraiser_store::{Durability, Store};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::swarm::{Stream, SwarmEvent};
 
-use crate::rig::{Node, TCP, bytes, log};
+use crate::rig::{Node, TCP, bytes, log, until};
 
 const MIB: usize = 1 << 20;
 
@@ -246,7 +246,7 @@ async fn twenty_fakes_of_each_kind_hold_the_true_provider_up_for_seconds_only() 
             assert_eq!(report.bytes_by_peer.keys().collect::<Vec<_>>(), [&provider.id()], "{fake:?}");
             assert!(!report.lost.contains_key(&provider.id()), "{fake:?}: {:?}", report.lost);
             if fake.is_provable() {
-                assert!(reported(&fetcher, &ids) > 0, "{fake:?} is not named: {:?}", report.lost);
+                until("a fake is named", async || reported(&fetcher, &ids) > 0).await;
             } else if fake != Fake::Changing {
                 assert_eq!(reported(&fetcher, &ids), 0, "{fake:?} could be an accident");
             }
@@ -279,7 +279,11 @@ async fn fetch_from_fakes_alone_ends_and_says_why() {
             let proven = if matches!(fake, Fake::Nothing | Fake::Changing) { vec![(hash, length as u64)] } else { vec![] };
             assert_eq!(fetcher.store.partials_begun().unwrap(), proven, "{fake:?}: of a length that nobody proved nothing is begun");
             assert!(!fetcher.store.contains(&hash).unwrap());
-            assert_eq!(reported(&fetcher, &ids) == 1, fake.is_provable() || fake == Fake::Changing, "{fake:?}: {error}");
+            if fake.is_provable() || fake == Fake::Changing {
+                until("the fake is named", async || reported(&fetcher, &ids) == 1).await;
+            } else {
+                assert_eq!(reported(&fetcher, &ids), 0, "{fake:?}: {error}");
+            }
         }
     }
 }
@@ -315,7 +319,8 @@ async fn fakes_are_asked_last_by_the_next_fetch() {
         times.push(start.elapsed());
     }
     assert!(times[0] > Duration::from_secs(2), "all eight places were theirs: {times:?}");
-    assert!(times[1] < times[0] / 2, "{times:?}");
+    // What a place costs at least that is held by somebody silent; the rest is the machine's.
+    assert!(times[1] + Duration::from_secs(1) < times[0], "{times:?}");
 }
 
 /// Named, so that the owner hears of it: what it did is in words.
@@ -327,6 +332,7 @@ async fn what_a_fake_did_is_said_in_words() {
     for (fake, said) in [(Fake::Wrong, "wrong bytes"), (Fake::Garbage, "broke the protocol"), (Fake::Endless, "broke the protocol")] {
         let ids = fakes(fake, 1, &holder.store, &fetcher).await;
         fetcher.net.fetch(request(hash, ids.clone()), None).await.unwrap_err();
+        until("the fake is named", async || reported(&fetcher, &ids) == 1).await;
         let seen = fetcher.seen.lock();
         let (_, what): &(NodeId, Misbehaviour) = seen.misbehaved.iter().find(|(node, _)| *node == ids[0]).unwrap();
         assert!(what.to_string().contains(said), "{fake:?}: {what}");

@@ -75,7 +75,7 @@ impl Store {
             partial.settle()?;
             if partial.length() == length {
                 if fresh {
-                    self.make_room(partial.missing_bytes())?;
+                    self.make_room(partial.missing_bytes(), partial.missing_bytes())?;
                     self.check_room("fetch a blob", partial.missing_bytes())?;
                 }
                 return Ok(partial);
