@@ -7,8 +7,15 @@ use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::sync::Window;
 use barnraiser_protocol::time::Timestamp;
+use barnraiser_protocol::transfer::{CHUNK_BYTES_MAX, GET_BYTES_MAX};
+use barnraiser_protocol::trust::members::Branch;
 use barnraiser_store::Store;
 use libp2p::Multiaddr;
+
+use crate::traffic::Rates;
+
+/// How long an announcement to Kademlia lives that is not renewed.
+pub const ANNOUNCED_FOR: Duration = Duration::from_secs(3600);
 
 /// Whether a blob may be given away.
 pub trait BlobAccess: Send + Sync {
@@ -19,6 +26,23 @@ pub trait BlobAccess: Send + Sync {
     /// those ([`barnraiser_protocol::transfer::spread`]). Called as `may_serve` is.
     fn is_rationed(&self, _hash: &BlobHash) -> bool {
         false
+    }
+}
+
+/// Who is independent of whom, as far as this node knows: what peers may use here is shared out among branches.
+pub trait Branches: Send + Sync {
+    /// The branch of the operator that `node` works for, in any network of this node; none for strangers. Called from the
+    /// network's task: it must not block.
+    fn branch_of(&self, node: &NodeId) -> Option<Branch>;
+}
+
+/// Everybody is a stranger.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Strangers;
+
+impl Branches for Strangers {
+    fn branch_of(&self, _: &NodeId) -> Option<Branch> {
+        None
     }
 }
 
@@ -50,6 +74,14 @@ pub struct Limits {
     pub stall: Duration,
     /// The longest that a provider may take for one unit.
     pub unit_time_max: Duration,
+    /// How fast bytes may move.
+    pub rates: Rates,
+    /// Units and inline blobs that are read, or wait to be sent, for one peer: so much of this node's memory a slow reader holds at
+    /// most, whatever the number of its streams.
+    pub serving_per_peer: usize,
+    /// How long an announcement to Kademlia lives that is not renewed; this node renews its own four times in it. Nodes with
+    /// different ones understand each other.
+    pub announced_for: Duration,
 }
 
 impl Default for Limits {
@@ -58,12 +90,26 @@ impl Default for Limits {
             peers_per_network: 32,
             peers_wanted: 8,
             connections: 256,
-            serving: 32,
+            serving: 48,
             syncs: 4,
             sync_interval: Duration::from_secs(30),
             stall: Duration::from_secs(10),
             unit_time_max: Duration::from_secs(180),
+            rates: Rates::default(),
+            serving_per_peer: 12,
+            announced_for: ANNOUNCED_FOR,
         }
+    }
+}
+
+/// Fetches from so many providers at once share what may be received: eight of each of four blobs.
+const SHARING: u64 = 32;
+
+impl Limits {
+    /// Where little may be received, a provider that waits for its share is not taken for one that stalls.
+    pub(crate) fn share_rates(&mut self) {
+        self.stall = self.rates.patience(self.stall, CHUNK_BYTES_MAX as u64, SHARING);
+        self.unit_time_max = self.rates.patience(self.unit_time_max, GET_BYTES_MAX, SHARING);
     }
 }
 
@@ -86,6 +132,8 @@ pub struct NetConfig {
     pub access: Arc<dyn BlobAccess>,
     /// The records to reconcile.
     pub records: Arc<dyn RecordSource>,
+    /// Who is independent of whom.
+    pub branches: Arc<dyn Branches>,
 }
 
 impl std::fmt::Debug for NetConfig {

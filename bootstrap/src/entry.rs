@@ -3,23 +3,23 @@
 //! It speaks Kademlia and identify, knows no networks, holds no blobs and relays no records. Members of a network announce
 //! themselves under a key that only members can make and look each other up there.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use barnraiser_protocol::keys::SecretKey;
 use futures::StreamExt as _;
-use libp2p::kad::store::MemoryStore;
 use libp2p::kad::{self, InboundRequest};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, identify, ping};
 
-use crate::identity::{is_loopback, is_relayed, keypair, with_peer};
+use crate::config::ANNOUNCED_FOR;
+use crate::identity::{keypair, with_peer};
 use crate::net::StartError;
-use crate::swarm::behaviour::{self, Announcements, KAD_PROTOCOL};
+use crate::swarm::behaviour::{self, KAD_PROTOCOL};
+use crate::swarm::providers::{self, Kademlia, Party};
 
 /// Connections of an entry server.
 const CONNECTIONS_MAX: u32 = 2048;
-/// Addresses kept of a peer.
-const ADDRESSES_MAX: usize = 8;
 /// How long the addresses that were asked for may take to be bound.
 const BIND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,7 +27,7 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(NetworkBehaviour)]
 pub struct EntryBehaviour {
     limits: connection_limits::Behaviour,
-    kad: kad::Behaviour<MemoryStore>,
+    kad: Kademlia,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
 }
@@ -35,7 +35,8 @@ pub struct EntryBehaviour {
 /// A running entry server; [`EntryServer::run`] drives it.
 pub struct EntryServer {
     swarm: Swarm<EntryBehaviour>,
-    announcements: Announcements,
+    /// Where the latest connection of each connected peer comes from.
+    seen_at: HashMap<PeerId, Multiaddr>,
     listening: Vec<Multiaddr>,
 }
 
@@ -48,12 +49,12 @@ impl EntryServer {
         let key = keypair(key).map_err(|error| StartError::Key(error.to_string()))?;
         let behaviour = EntryBehaviour {
             limits: behaviour::connection_limits(CONNECTIONS_MAX),
-            kad: behaviour::kademlia(&key),
+            kad: behaviour::kademlia(&key, ANNOUNCED_FOR),
             identify: behaviour::identify(&key, agent),
             ping: behaviour::ping(),
         };
         let swarm = crate::swarm::swarm(key, behaviour)?;
-        let mut server = Self { swarm, announcements: Announcements::default(), listening: Vec::new() };
+        let mut server = Self { swarm, seen_at: HashMap::new(), listening: Vec::new() };
         for address in listen {
             let failed = |reason: String| StartError::Listen { address: address.clone(), reason };
             let id = server.swarm.listen_on(address.clone()).map_err(|error| failed(error.to_string()))?;
@@ -105,20 +106,27 @@ impl EntryServer {
 
     fn on_event(&mut self, event: SwarmEvent<EntryBehaviourEvent>) {
         match event {
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                self.seen_at.insert(peer_id, endpoint.get_remote_address().clone());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.seen_at.remove(&peer_id);
+            }
             SwarmEvent::Behaviour(EntryBehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 tracing::debug!(peer = %peer_id, agent = %info.agent_version.escape_debug(), "a node came");
-                if !info.protocols.contains(&KAD_PROTOCOL) {
-                    return;
-                }
-                let near = is_loopback(&info.observed_addr);
-                let usable = |address: &Multiaddr| !is_relayed(address) && (near || !is_loopback(address));
-                for address in info.listen_addrs.into_iter().filter(usable).take(ADDRESSES_MAX) {
-                    self.swarm.behaviour_mut().kad.add_address(&peer_id, address);
+                if info.protocols.contains(&KAD_PROTOCOL) {
+                    let addresses = providers::told(info.listen_addrs, self.seen_at.get(&peer_id));
+                    providers::learn(&mut self.swarm.behaviour_mut().kad, &peer_id, &addresses);
                 }
             }
             SwarmEvent::Behaviour(EntryBehaviourEvent::Kad(kad::Event::InboundRequest {
                 request: InboundRequest::AddProvider { record: Some(record) },
-            })) => self.announcements.keep(&mut self.swarm.behaviour_mut().kad, record),
+            })) => {
+                let seen_at = self.seen_at.get(&record.provider);
+                // It knows no network, and so nobody's branch.
+                let party = seen_at.map_or(Party::Elsewhere, Party::of_stranger);
+                self.swarm.behaviour_mut().kad.store_mut().announced(record, party, seen_at);
+            }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 tracing::debug!(%send_back_addr, %error, "an incoming connection failed");
             }

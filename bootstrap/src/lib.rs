@@ -5,7 +5,7 @@
 //! records are bytes here, and whether they are good is said by the caller ([`Net::validated`]).
 //!
 //! Where to go next: [`net`] for what can be asked, [`swarm`] for the task behind it, [`substream`] for streams of our own,
-//! [`transfer`] for blobs, [`sync`] for records, [`entry`] for the entry server, `docs/src/wire.md` for what
+//! [`transfer`] for blobs, [`traffic`] for limits, [`sync`] for records, [`entry`] for the entry server, `docs/src/wire.md` for what
 //! travels.
 #![forbid(unsafe_code)]
 
@@ -18,13 +18,15 @@ pub mod substream;
 pub mod swarm;
 pub mod sync;
 pub mod topic;
+pub mod traffic;
 pub mod transfer;
 mod transport;
 
-pub use config::{BlobAccess, Limits, NetConfig, RecordSource};
+pub use config::{BlobAccess, Branches, Limits, NetConfig, RecordSource, Strangers};
 pub use event::{MessageToken, Misbehaviour, NetEvent, Verdict, Via};
 pub use libp2p::{Multiaddr, PeerId};
-pub use net::{Net, NetError, PeerInfo, StartError, start};
+pub use net::{Net, NetError, PeerInfo, ReadAlong, StartError, start};
 pub use sync::{SyncError, SyncReport};
 pub use topic::Topic;
+pub use traffic::{Rates, Traffic, Usage};
 pub use transfer::{Differences, FetchError, FetchProgress, FetchReport, FetchRequest, SeedChoice};

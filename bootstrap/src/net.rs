@@ -8,7 +8,7 @@ use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
 use barnraiser_protocol::transfer::Given;
 use barnraiser_protocol::transfer::spread::Ration;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,9 +17,10 @@ use crate::event::{MessageToken, Misbehaviour, NetEvent, Verdict};
 use crate::identity::peer_id;
 use crate::substream::Opener;
 use crate::swarm::{self, Command};
-use crate::sync::{self, SyncError, SyncReport};
+use crate::sync::{self, Answering, SyncError, SyncReport};
 use crate::topic::Topic;
-use crate::transfer::{self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, SeedChoice};
+use crate::traffic::Traffic;
+use crate::transfer::{self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, Lapses, Making, SeedChoice};
 
 /// Why the network could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -102,43 +103,64 @@ pub(crate) struct Context {
     pub(crate) commands: mpsc::Sender<Command>,
     /// Ends with the swarm's task, whoever still holds a handle: that is how the owner sees the end.
     events: mpsc::WeakSender<NetEvent>,
-    /// One permit for each unit that is read for a peer.
-    pub(crate) serving: Arc<Semaphore>,
+    pub(crate) traffic: Arc<Traffic>,
+    /// One permit for each unit that is read for a peer, ...
+    serving: Arc<Semaphore>,
+    /// ... and of those each peer has so many.
+    serving_by_peer: Mutex<BTreeMap<NodeId, Weak<Semaphore>>>,
     /// A unit of some blob was verified, or a fetch ended: whoever waits for more of one should look again.
     pub(crate) verified: Notify,
     /// How often units were sent.
     pub(crate) given: Arc<Mutex<Given>>,
     /// Held while a chunk list is made, which reads a whole blob.
     pub(crate) chunking: Arc<Semaphore>,
+    /// For whom lists were made.
+    making: Mutex<Making>,
     /// Who takes what everybody wants, by the age of `since`.
     rations: Mutex<Ration>,
     since: Instant,
-    /// One permit for each exchange of records that we began, ...
+    /// One permit for each exchange of records that we began.
     pub(crate) syncing: Semaphore,
-    /// ... and that a peer began.
-    pub(crate) answering: Semaphore,
+    /// Exchanges that peers began.
+    pub(crate) answering: Answering,
     /// One lock for each blob that is being fetched.
     fetching: Mutex<BTreeMap<BlobHash, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who has let a fetch down.
+    lapses: Mutex<Lapses>,
+    /// How many read along while each blob is fetched.
+    readers: Arc<Mutex<BTreeMap<BlobHash, usize>>>,
     joined: Mutex<BTreeSet<NetworkId>>,
     under_way: Mutex<BTreeSet<(NetworkId, PeerId)>>,
 }
 
 impl Context {
-    pub(crate) fn new(config: NetConfig, opener: Opener, commands: mpsc::Sender<Command>, events: mpsc::WeakSender<NetEvent>) -> Self {
+    pub(crate) fn new(
+        config: NetConfig,
+        traffic: Arc<Traffic>,
+        opener: Opener,
+        commands: mpsc::Sender<Command>,
+        events: mpsc::WeakSender<NetEvent>,
+    ) -> Self {
+        let serving = config.limits.rates.units_at_once(config.limits.serving);
         Self {
             local: config.key.node(),
             opener,
             commands,
             events,
-            serving: Arc::new(Semaphore::new(config.limits.serving.max(1))),
+            traffic,
+            serving: Arc::new(Semaphore::new(serving)),
+            serving_by_peer: Mutex::default(),
             verified: Notify::new(),
             given: Arc::default(),
             chunking: Arc::new(Semaphore::new(1)),
+            making: Mutex::default(),
             rations: Mutex::default(),
             since: Instant::now(),
             syncing: Semaphore::new(config.limits.syncs.max(1)),
-            answering: Semaphore::new(config.limits.syncs.max(1)),
+            answering: Answering::new(config.limits.syncs.max(1)),
             fetching: Mutex::default(),
+            lapses: Mutex::default(),
+            readers: Arc::default(),
             joined: Mutex::default(),
             under_way: Mutex::default(),
             config,
@@ -181,6 +203,41 @@ impl Context {
         self.rations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for room to read a unit for `to`. The room of a peer that takes slowly is its own: others don't wait for it.
+    pub(crate) async fn serving(&self, to: &NodeId) -> Option<Serving> {
+        let of_peer = {
+            let mut all = self.serving_by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, room| room.strong_count() > 0);
+            all.get(to).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let limits = &self.config.limits;
+                // A quarter of all at most, and enough for one stream: a unit that is read, one that waits, one that is sent.
+                let quarter = limits.rates.units_at_once(limits.serving) / 4;
+                let room = Arc::new(Semaphore::new(limits.serving_per_peer.min(quarter.max(3)).max(1)));
+                all.insert(*to, Arc::downgrade(&room));
+                room
+            })
+        };
+        let of_peer = of_peer.acquire_owned().await.ok()?;
+        Some(Serving { _of_peer: of_peer, _of_all: self.serving.clone().acquire_owned().await.ok()? })
+    }
+
+    /// For whom chunk lists were made.
+    pub(crate) fn making(&self) -> MutexGuard<'_, Making> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has let a fetch down.
+    pub(crate) fn lapses(&self) -> MutexGuard<'_, Lapses> {
+        self.lapses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fetch of `hash` has found out whether `node` gives it: later ones, and who asks this node, ask it first or last.
+    pub(crate) fn judge(&self, hash: &BlobHash, node: NodeId, gave: bool) {
+        self.lapses().judge(node, gave, tokio::time::Instant::now());
+        // Where the swarm has too much to do, it knows one provider less well.
+        let _ = self.commands.try_send(Command::Judge { hash: *hash, node, gave });
+    }
+
     /// The lock that a fetch of `hash` holds.
     pub(crate) fn fetch_turn(&self, hash: BlobHash) -> Arc<tokio::sync::Mutex<()>> {
         let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,6 +248,11 @@ impl Context {
         let turn = Arc::default();
         fetching.insert(hash, Arc::downgrade(&turn));
         turn
+    }
+
+    /// Whether somebody reads `hash` while it is fetched.
+    pub(crate) fn is_read_along(&self, hash: &BlobHash) -> bool {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(hash)
     }
 
     /// Reports that a peer broke a rule; it is scored down, and the owner hears of it.
@@ -212,6 +274,31 @@ impl Context {
         let peer = peer_id(&node).ok_or(NetError::NotANode(node))?;
         self.ask(|reply| Command::Connect { peer, addresses, reply }).await?.map_err(|reason| NetError::Unreachable { node, reason })?;
         Ok(peer)
+    }
+}
+
+/// Room for one unit that is read and sent; see [`Context::serving`].
+pub(crate) struct Serving {
+    _of_peer: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// As long as it lives, fetches of one blob bring the first bytes that are missing before all others. See [`Net::read_along`].
+#[derive(Debug)]
+pub struct ReadAlong {
+    hash: BlobHash,
+    readers: Arc<Mutex<BTreeMap<BlobHash, usize>>>,
+}
+
+impl Drop for ReadAlong {
+    fn drop(&mut self) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = readers.get_mut(&self.hash) {
+            *count -= 1;
+            if *count == 0 {
+                readers.remove(&self.hash);
+            }
+        }
     }
 }
 
@@ -317,6 +404,14 @@ impl Net {
         transfer::fetch(&self.context, request, progress).await
     }
 
+    /// Makes fetches of `hash`, those that go on already too, bring the first bytes that are missing before all others, as long as
+    /// what is given lives: for who reads them by [`barnraiser_store::Store::read_on`] while they come.
+    pub fn read_along(&self, hash: BlobHash) -> ReadAlong {
+        let readers = self.context.readers.clone();
+        *readers.lock().unwrap_or_else(PoisonError::into_inner).entry(hash).or_default() += 1;
+        ReadAlong { hash, readers }
+    }
+
     /// Puts together what `seeds` have of a blob, and fetches what is missing of the units that they have a part of. To be
     /// called before [`Net::fetch`], which then fetches the rest. That it brought nothing is no error: the fetch brings all.
     pub async fn copy_from_seeds(
@@ -356,6 +451,11 @@ impl Net {
     /// [`NetError`].
     pub async fn unprovide(&self, hash: BlobHash) -> Result<(), NetError> {
         self.context.ask(|reply| Command::Provide { hash, wanted: false, reply }).await?
+    }
+
+    /// The traffic of this node: how much has moved, and whether bulk may.
+    pub fn traffic(&self) -> &Traffic {
+        &self.context.traffic
     }
 
     /// Everybody connected, entry servers included. Empty after a shutdown.

@@ -1,5 +1,7 @@
 //! Anti-entropy over the network: drives [`barnraiser_protocol::sync::Session`] on a stream.
 
+mod answering;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,11 +17,15 @@ use crate::identity::node_id;
 use crate::net::{Context, NetError};
 use crate::substream::frame::{self, FrameError, within};
 use crate::substream::{Inbound, Lane, OpenError};
+pub(crate) use answering::Answering;
 
 /// The longest that a peer may think about its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest that one exchange may take.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The longest that one may take that a stranger began: what came is kept, and the next one goes on.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What an exchange of records brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -135,6 +141,8 @@ pub(crate) async fn open(context: &Arc<Context>, network: NetworkId, node: NodeI
 pub(crate) async fn answer(context: Arc<Context>, inbound: Inbound) {
     let Inbound { peer, mut stream, slot: _slot, .. } = inbound;
     let Some(node) = node_id(&peer) else { return };
+    let is_stranger = context.config.branches.branch_of(&node).is_none();
+    let most = if is_stranger { STRANGER_TIMEOUT } else { SESSION_TIMEOUT };
     let mut asked = None;
     let exchange = async {
         let (network, cut, turn) = match read(&mut stream).await? {
@@ -142,14 +150,13 @@ pub(crate) async fn answer(context: Arc<Context>, inbound: Inbound) {
             Some(_) => return Err(SyncError::OutOfTurn),
             None => return Ok(SyncReport::default()),
         };
-        let member = context.joined().contains(&network);
-        let refusal = match context.answering.try_acquire() {
-            Ok(permit) if member => Ok(permit),
-            Ok(_) => Err(Refusal::UnknownNetwork),
-            Err(_) => Err(Refusal::Busy),
+        let slot = if context.joined().contains(&network) {
+            context.answering.begin((network, node), is_stranger).ok_or(Refusal::Busy)
+        } else {
+            Err(Refusal::UnknownNetwork)
         };
-        let _permit = match refusal {
-            Ok(permit) => permit,
+        let _slot = match slot {
+            Ok(slot) => slot,
             Err(refusal) => {
                 within(TURN_TIMEOUT, frame::write(&mut stream, &Frame::Refused(refusal))).await?;
                 return Ok(SyncReport::default());
@@ -170,7 +177,7 @@ pub(crate) async fn answer(context: Arc<Context>, inbound: Inbound) {
             };
         }
     };
-    let result = tokio::time::timeout(SESSION_TIMEOUT, exchange).await.unwrap_or(Err(SyncError::TimedOut));
+    let result = tokio::time::timeout(most, exchange).await.unwrap_or(Err(SyncError::TimedOut));
     match asked {
         // The result is logged and reported there.
         Some(network) => drop(finish(&context, network, peer, node, result).await),

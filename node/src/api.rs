@@ -97,6 +97,57 @@ pub struct Status {
     pub networks: Vec<NetworkStatus>,
     /// Builds that run here.
     pub builds: Vec<BuildStatus>,
+    /// What travels.
+    #[serde(default)]
+    pub traffic: TrafficStatus,
+    /// What is kept.
+    #[serde(default)]
+    pub store: RoomStatus,
+}
+
+/// What travels to and from a node, in [`Status`]. All bytes are counted: blobs, gossip, and the transport's own as far as it
+/// shows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Bytes sent since the node started.
+    pub up: u64,
+    /// Bytes received since the node started.
+    pub down: u64,
+    /// Bytes a second sent, over the last seconds.
+    pub up_rate: u64,
+    /// Bytes a second received.
+    pub down_rate: u64,
+    /// The limit on what is sent, in bytes a second.
+    pub up_limit: Option<u64>,
+    /// The limit on what is received.
+    pub down_limit: Option<u64>,
+    /// The limit on blobs sent to each peer.
+    pub up_per_peer_limit: Option<u64>,
+    /// This month, as `2026-11`.
+    pub month: String,
+    /// Bytes sent in it.
+    pub month_up: u64,
+    /// Bytes received in it.
+    pub month_down: u64,
+    /// How many bytes there may be in it, sent and received together.
+    pub monthly_cap: Option<u64>,
+    /// When blobs may travel.
+    pub hours: String,
+    /// Why blobs don't travel now.
+    pub resting: Option<String>,
+}
+
+/// What a node keeps, in [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomStatus {
+    /// Number of blobs.
+    pub blobs: u64,
+    /// Sum of their lengths.
+    pub bytes: u64,
+    /// How many bytes they may take before what is only cached goes.
+    pub quota: Option<u64>,
+    /// Bytes of the disk that are free.
+    pub free: u64,
 }
 
 /// A network in [`Status`].
@@ -249,20 +300,42 @@ pub struct Fetch {
     /// An older version, absolute: what is equal is copied from it. `None` leaves it to the daemon what it compares with.
     #[serde(default)]
     pub seed: Option<PathBuf>,
+    /// Whether the bytes are wanted in the answer, in order, each as soon as it is verified ([`FetchEvent::Bytes`]).
+    #[serde(default)]
+    pub along: bool,
 }
 
 /// One line of the answer to [`Fetch`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum FetchEvent {
+    /// The length is known, and somebody has it or it is here. Once, before all others.
+    Started {
+        /// BLAKE3 of its bytes.
+        hash: BlobHash,
+        /// Its length in bytes; a provider's word until it is done, where no release says it.
+        length: u64,
+        /// Bytes that were here, verified, when it started: of an earlier fetch that was cut off.
+        already_had: u64,
+        /// Nodes that are asked for it first; more may be found later.
+        providers: Vec<NodeId>,
+    },
     /// How far it is.
     Progress {
         /// Verified bytes, those that were here before included.
         done: u64,
         /// Length, once it is known.
         length: Option<u64>,
-        /// Nodes that serve it now.
+        /// Nodes at work.
         providers: usize,
+        /// Bytes that each node has served so far.
+        #[serde(default)]
+        bytes_by_peer: BTreeMap<NodeId, u64>,
+    },
+    /// So many bytes of the file follow the end of this line, and then the next line. Only where they were asked for.
+    Bytes {
+        /// How many; a unit (1 MiB) at most.
+        count: u64,
     },
     /// It is there.
     Done(Fetched),

@@ -188,6 +188,30 @@ impl<T: DeserializeOwned> Lines<T> {
         Self { body, buffer: Vec::new(), scanned: 0, of: PhantomData }
     }
 
+    /// Bytes that stand behind the document that was read last, which said how many they are: `most` of them or fewer, as they
+    /// come. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`Problem`] where the node went away before they came.
+    pub async fn bytes(&mut self, most: u64) -> Result<Bytes, Problem> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        self.scanned = 0;
+        if !self.buffer.is_empty() {
+            let rest = self.buffer.split_off(most.min(self.buffer.len()));
+            return Ok(std::mem::replace(&mut self.buffer, rest).into());
+        }
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(mut data) = frame.map_err(|error| broken(&error))?.into_data()
+                && !data.is_empty()
+            {
+                let rest = data.split_off(most.min(data.len()));
+                self.buffer.extend_from_slice(&rest);
+                return Ok(data);
+            }
+        }
+        Err(Problem::unreachable("the node stopped in the middle of the bytes that it had announced"))
+    }
+
     /// The next document; `None` at the end. Dropping the future loses nothing.
     ///
     /// # Errors
@@ -357,6 +381,42 @@ mod tests {
                 messages.push(done.message);
             }
             assert_eq!(messages, ["a", "b", "c", "d"]);
+        }
+    }
+
+    /// Bytes between the lines, with line ends in them, however the stream is cut.
+    #[tokio::test]
+    async fn bytes_behind_a_line_are_not_taken_for_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let whole: &[u8] = b"{\"message\": \"8\"}\n\n{}\n\n\n\n\n{\"message\": \"3\"}\nabc{\"message\": \"0\"}\n{\"message\": \"9\"}\nxy";
+        let router = Router::new().route(
+            "/cut/{size}",
+            get(move |Segment(size): Segment<usize>| async move {
+                let parts: Vec<_> = whole.chunks(size).map(|part| Ok::<_, io::Error>(Bytes::from_static(part))).collect();
+                Body::from_stream(futures::stream::iter(parts))
+            }),
+        );
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        for size in [1, 2, 7, 20, 1000] {
+            let mut lines = Client::at(&socket).get_lines::<Done>(&format!("/cut/{size}")).await.unwrap();
+            let mut seen = Vec::new();
+            for _ in 0..3 {
+                let mut left: u64 = lines.next().await.unwrap().unwrap().message.parse().unwrap();
+                while left > 0 {
+                    let bytes = lines.bytes(left).await.unwrap();
+                    left -= bytes.len() as u64;
+                    seen.extend_from_slice(&bytes);
+                }
+            }
+            assert_eq!(seen, b"\n{}\n\n\n\n\nabc", "cut into pieces of {size}");
+            let left: u64 = lines.next().await.unwrap().unwrap().message.parse().unwrap();
+            let mut cut_off = Ok(Bytes::new());
+            for _ in 0..left {
+                cut_off = lines.bytes(left).await;
+            }
+            assert_eq!(cut_off.unwrap_err().exit_code(), 6, "fewer came than were announced");
         }
     }
 

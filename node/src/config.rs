@@ -3,6 +3,8 @@
 //! Every key has a default, and `barn init` writes them all down as comments. A file that can't be read, or says
 //! something unknown, is an error: a typing mistake must not lend a whole machine.
 
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{TcpListener, UdpSocket};
@@ -13,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::platform::Platform;
 use crate::sources::Mirror;
+pub use traffic::{Cap, Hours, Rate, Room, StoreConfig, TrafficConfig};
 
 /// The port that nodes listen on where nothing else is said.
 pub const DEFAULT_PORT: u16 = 4327;
@@ -58,6 +61,10 @@ pub struct Config {
     pub lend: LendConfig,
     /// Where the node listens.
     pub listen: ListenConfig,
+    /// What may travel, how fast and when.
+    pub traffic: TrafficConfig,
+    /// How much is kept.
+    pub store: StoreConfig,
     /// Other places for sources: the beginning of an address, and what stands in its place.
     mirrors: BTreeMap<String, String>,
 }
@@ -137,7 +144,7 @@ pub struct ConfigError {
 
 /// Tables and keys that INTERFACES names and this version does not honour: a file that has them was written for a later
 /// one, and to pass over a limit that its owner set would be worse than to stop.
-const LATER: &[&str] = &["traffic", "serve", "store", "swarm", "http", "notify", "disk", "hours", "idle", "mains", "pressure", "classes"];
+const LATER: &[&str] = &["serve", "swarm", "http", "notify", "disk", "hours", "idle", "mains", "pressure", "classes", "hide_address"];
 
 impl Config {
     /// What `text` says, the contents of `path`.
@@ -169,6 +176,7 @@ impl Config {
         if self.lend.memory.bytes() < MEMORY_LEAST {
             return Err(format!("[lend] memory is {}; at least {} is wanted", self.lend.memory, Size(MEMORY_LEAST)));
         }
+        self.traffic.check()?;
         let count = self.listen.addresses.len();
         if count == 0 || count > LISTEN_MAX {
             return Err(format!("[listen] has {count} addresses; 1 to {LISTEN_MAX} are wanted"));
@@ -195,6 +203,8 @@ impl Config {
     /// The text that `barn init` writes: every key with its default, as comments.
     pub fn commented() -> String {
         let LendConfig { builds, cores, memory, arbiter_only } = LendConfig::default();
+        let TrafficConfig { up, down, up_per_peer, monthly_cap, hours, connections } = TrafficConfig::default();
+        let StoreConfig { quota } = StoreConfig::default();
         let listen = ListenConfig::default().addresses;
         let quoted: Vec<String> = listen.iter().map(|address| format!("{address:?}")).collect();
         let platform = Platform::this();
@@ -220,6 +230,30 @@ impl Config {
 [listen]
 # Where peers reach this node, by TCP and QUIC. Where nothing is said and something else has the port, any free one is taken.
 #addresses = [{addresses}]
+
+[traffic]
+# How fast this node may send and receive, all told: blobs, gossip and everything else. For example \"2 MiB/s\" or \"20 Mbit/s\";
+# a little less than your line carries leaves it quick for others. What leases need goes before blobs.
+#up = \"{up}\"
+#down = \"{down}\"
+
+# How fast blobs may be sent to each peer.
+#up_per_peer = \"{up_per_peer}\"
+
+# Bytes in a calendar month, sent and received together, for example \"200 GiB\". When they are used up, blobs of more than
+# 256 KiB stay where they are until the month is over, and no build is taken; records still travel.
+#monthly_cap = \"{monthly_cap}\"
+
+# When blobs may travel and builds are taken, by this machine's clock, for example \"22:00-07:00\". Records always travel.
+#hours = \"{hours}\"
+
+# Connections in all.
+#connections = {connections}
+
+[store]
+# How much blobs may take on the disk before what can be fetched again goes, least recently used first: a size, for example
+# \"50 GiB\", or a part of what would be free without them. What is pinned, built or added here stays in any case.
+#quota = \"{quota}\"
 
 [mirrors]
 # Other places for sources, tried first: the beginning of an address, and what stands in its place.
@@ -277,6 +311,7 @@ mod tests {
             .collect();
         let parsed = parse(&uncommented.join("\n")).unwrap();
         assert_eq!((parsed.lend, parsed.listen), (LendConfig::default(), ListenConfig::default()));
+        assert_eq!((parsed.traffic, parsed.store), (TrafficConfig::default(), StoreConfig::default()));
         assert_eq!(parsed.mirrors.len(), 1);
     }
 
@@ -293,7 +328,10 @@ mod tests {
         let error = parse("[lend]\nbuilds = true\ncore = 4\n").unwrap_err();
         assert!(error.starts_with("barn.toml:3:1: ") && error.contains("did you mean `cores`?"), "{error}");
         assert!(parse("[lent]\n").unwrap_err().contains("did you mean `lend`?"));
-        assert!(parse("[traffic]\nup = \"1 MB\"\n").unwrap_err().contains("a later version"));
+        assert!(parse("[notify]\nurl = \"x\"\n").unwrap_err().contains("a later version"));
+        assert!(parse("[traffic]\nhide_address = true\n").unwrap_err().contains("a later version"));
+        assert!(parse("[lend]\nhours = \"22:00-07:00\"\n").unwrap_err().contains("a later version"));
+        assert!(parse("[traffic]\nupp = \"1 MB/s\"\n").unwrap_err().contains("did you mean `up`?"));
         assert!(parse("[lend]\nzzzzzzzz = 1\n").unwrap_err().contains("unknown field"));
     }
 
@@ -310,6 +348,17 @@ mod tests {
             ("[listen]\naddresses = [\"localhost:80\"]", "no address"),
             ("[mirrors]\n\"\" = \"x\"", "empty"),
             ("[lend", "barn.toml:1:"),
+            ("[traffic]\nup = \"1 MB\"", "barn.toml:2:6"),
+            ("[traffic]\nup = 5", "barn.toml:2:6"),
+            ("[traffic]\nup = \"1 KiB/s\"", "[traffic] up is 1 KiB/s; at least 64 KiB/s"),
+            ("[traffic]\ndown = \"1 kbit/s\"", "[traffic] down is"),
+            ("[traffic]\nup_per_peer = \"1 KiB/s\"", "at least 16 KiB/s"),
+            ("[traffic]\nmonthly_cap = \"1 MiB\"", "[traffic] monthly_cap is 1 MiB"),
+            ("[traffic]\nmonthly_cap = \"lots\"", "barn.toml:2:15"),
+            ("[traffic]\nhours = \"22-7\"", "are not hours"),
+            ("[traffic]\nconnections = 3", "16 to 10000"),
+            ("[store]\nquota = \"101 %\"", "is not a part of the disk"),
+            ("[store]\nquota = \"x\"", "barn.toml:2:9"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(wanted), "{text:?}: {error}");

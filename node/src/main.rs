@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let json = cli.global.json;
+    let (json, bytes) = (cli.global.json, cli.puts_bytes_out());
     let ended = match watch(&cli) {
         Ok(()) => start(cli),
         Err(problem) => Err(problem),
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         // The reader of a pipe has seen enough.
         Err(problem) if problem.status == STATUS_CLOSED_PIPE => ExitCode::SUCCESS,
         Err(problem) => {
-            print_problem(&problem, json);
+            print_problem(&problem, json, bytes);
             ExitCode::from(problem.exit_code())
         }
     }
@@ -58,7 +58,7 @@ fn watch(cli: &Cli) -> Result<(), Problem> {
         (true, _) => "error",
         // What libp2p says of itself is for who asks for more: a node that is alone is warned of nothing.
         (false, 0) if is_node => "info,libp2p_swarm=warn,libp2p_kad=error",
-        (false, 0) => "warn",
+        (false, 0) => "warn,libp2p_kad=error",
         (false, 1) => "warn,barnraiser_node=debug,barnraiser_bootstrap=debug,barnraiser_store=debug,barnraiser_protocol=debug",
         (false, _) => "debug",
     };

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use barnraiser_protocol::id::BlobHash;
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::tree::Tree;
-use barnraiser_store::{BlobInfo, Durability, LayOut, Pin, Store};
+use barnraiser_store::{BlobInfo, Collecting, Durability, LayOut, Pin, Store};
 
 use crate::api::{BlobCount, Problem, StoreAsk, StoreDone, StoreEvent, StoreStats, StoredBlob};
 use words::{damaged, export, fault, import, lay_out, read};
@@ -38,7 +38,7 @@ pub fn run(store: &Store, ask: &StoreAsk, tell: Tell<'_>) -> Result<StoreDone, P
         StoreAsk::Ls { beginning } => list(store, beginning, tell),
         StoreAsk::Pin { hash, tree } => pin(store, hash, *tree),
         StoreAsk::Unpin { hash, tree, release } => unpin(store, hash, *tree, *release),
-        StoreAsk::Gc { quota } => collect(store, *quota),
+        StoreAsk::Gc { quota } => collect(store, *quota, tell),
         StoreAsk::Scrub => scrub(store, tell),
         StoreAsk::Stats => stats(store).map(StoreDone::Stats),
     }
@@ -259,8 +259,15 @@ fn unpin(store: &Store, text: &str, tree: bool, release: bool) -> Result<StoreDo
     Ok(StoreDone::Unpinned { hash, released, pins })
 }
 
-fn collect(store: &Store, quota: Option<u64>) -> Result<StoreDone, Problem> {
-    let collected = store.gc(quota.unwrap_or(u64::MAX)).map_err(fault)?;
+fn collect(store: &Store, quota: Option<u64>, tell: Tell<'_>) -> Result<StoreDone, Problem> {
+    let mut seen = Seen::new(None, tell);
+    let collected = store.gc_watched(quota.unwrap_or(u64::MAX), &mut |at| {
+        if let Collecting::Evicting { done, goal } = at {
+            (seen.done, seen.length) = (done, Some(goal));
+        }
+        seen.more(0)
+    });
+    let collected = collected.map_err(fault)?;
     Ok(StoreDone::Collected {
         blobs: collected.blobs,
         bytes: collected.bytes,
@@ -273,7 +280,7 @@ fn collect(store: &Store, quota: Option<u64>) -> Result<StoreDone, Problem> {
 
 fn scrub(store: &Store, tell: Tell<'_>) -> Result<StoreDone, Problem> {
     let mut seen = Seen::new(Some(store.stats().map_err(fault)?.bytes), &mut *tell);
-    let scrubbed = store.scrub(&mut |_, length| seen.more(length)).map_err(fault)?;
+    let scrubbed = store.scrub(&mut |count| seen.more(count)).map_err(fault)?;
     // Those too that were found before, by whoever read them.
     let (mut damaged, pins) = (Vec::new(), pins(store)?);
     for info in store.infos(b"") {
@@ -299,6 +306,7 @@ fn stats(store: &Store) -> Result<StoreStats, Problem> {
         pins: store.pins().map_err(fault)?.len() as u64,
         database: store.database_bytes().map_err(fault)?,
         free: store.free_bytes().map_err(fault)?,
+        quota: store.quota_bytes().map_err(fault)?,
     };
     for info in store.infos(b"") {
         let info = info.map_err(fault)?;

@@ -36,6 +36,16 @@ pub enum Fault {
         /// RocksDB's words.
         message: String,
     },
+    /// The database's files are not what it wrote.
+    #[error(
+        "the store's database failed to {what}: {message}. It is damaged: move the store's folder `db` away and start again, then `barn store scrub` takes the blobs' files in again, and all else is fetched anew"
+    )]
+    Damaged {
+        /// What was being done.
+        what: &'static str,
+        /// RocksDB's words.
+        message: String,
+    },
     /// An entry of the database is not what this program wrote.
     #[error(
         "the store's database holds a damaged entry in {family:?}: {message}. Move the store's folder `db` away and start again: blobs are fetched anew"
@@ -61,6 +71,9 @@ impl Fault {
         // RocksDB passes the operating system's word on in its text only.
         if message.contains("No space left on device") || message.contains("Disk quota exceeded") || message.contains("File too large") {
             return Self::NoSpace { what: format!("{what} in the database"), needed: 0 };
+        }
+        if error.kind() == rocksdb::ErrorKind::Corruption || message.contains("No such file or directory") {
+            return Self::Damaged { what, message };
         }
         Self::Database { what, message }
     }

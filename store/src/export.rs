@@ -4,10 +4,12 @@ use std::fs;
 use std::io::{self, BufWriter, Write as _};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use bao_tree::ChunkRanges;
 use barnraiser_protocol::id::BlobHash;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::disk::reflink;
 use crate::error::{Fault, ReadError};
@@ -16,6 +18,8 @@ use crate::store::Store;
 use crate::verify::{Bytes, Groups};
 
 const BUFFER_BYTES: usize = 256 << 10;
+/// As many may write to one path at the same time: more are a mistake.
+const WRITERS_MAX: u32 = 100;
 
 impl Store {
     /// Writes a blob to a file, which appears at once and whole, or not at all; what was there is replaced. Returns its
@@ -32,15 +36,10 @@ impl Store {
     /// # Errors
     /// As [`Store::export`].
     pub fn export_watched(&self, hash: &BlobHash, to: &Path, seen: Seen<'_>) -> Result<u64, ReadError> {
-        let name = to.file_name().ok_or_else(|| Fault::io("write to", to, 0, io::ErrorKind::IsADirectory.into()))?;
-        let mut part_name = std::ffi::OsString::from(".");
-        part_name.push(name);
-        part_name.push(format!(".{}.part", std::process::id()));
-        let part = to.with_file_name(part_name);
-        let _removal = RemoveOnDrop(part.clone());
-        let file = fs::File::create(&part).map_err(|source| Fault::io("create", &part, 4096, source))?;
-        let length = self.copy_to(hash, &file, &part, seen)?;
-        fs::rename(&part, to).map_err(|source| Fault::io("rename to", to, 4096, source))?;
+        let mut part = Part::beside(to)?;
+        let length = self.copy_to(hash, &part.file, &part.path, seen)?;
+        fs::rename(&part.path, to).map_err(|source| Fault::io("rename to", to, 4096, source))?;
+        part.is_done = true;
         Ok(length)
     }
 
@@ -97,12 +96,58 @@ fn descriptor(bytes: &Bytes) -> Option<BorrowedFd<'_>> {
     }
 }
 
-/// Removes a file that was not renamed.
-struct RemoveOnDrop(PathBuf);
+/// What is being written, until it has its name; removed if that never comes. Its own name is always the same, so that what a
+/// process that was killed left behind is overwritten by the next, and does not stay for ever.
+struct Part {
+    path: PathBuf,
+    /// Locked as long as it is open: another who writes to the same place takes another name.
+    file: fs::File,
+    is_done: bool,
+}
 
-impl Drop for RemoveOnDrop {
+impl Part {
+    fn beside(to: &Path) -> Result<Self, Fault> {
+        let name = to.file_name().ok_or_else(|| Fault::io("write to", to, 0, io::ErrorKind::IsADirectory.into()))?;
+        let mut last = None;
+        for number in 0..WRITERS_MAX {
+            let mut part = std::ffi::OsString::from(".");
+            part.push(name);
+            part.push(format!(".{number}.part"));
+            let path = to.with_file_name(part);
+            match Self::take(&path) {
+                Ok(Some(file)) => return Ok(Self { path, file, is_done: false }),
+                Ok(None) => {}
+                // Somebody else's, in a folder that everybody may write to.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => last = Some((path, error)),
+                Err(source) => return Err(Fault::io("create", &path, 4096, source)),
+            }
+        }
+        let (path, source) = last.unwrap_or_else(|| (to.to_owned(), io::ErrorKind::ResourceBusy.into()));
+        Err(Fault::io("create", &path, 4096, source))
+    }
+
+    /// Opens and locks an empty file there; none where another has it.
+    fn take(path: &Path) -> io::Result<Option<fs::File>> {
+        let options = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::File::from(rustix::fs::open(path, options, Mode::from_raw_mode(0o666))?);
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
+            return Ok(None);
+        }
+        // Who had it may have given it its name, or removed it, before the lock was ours.
+        let (ours, there) = (file.metadata()?, fs::symlink_metadata(path));
+        let is_there = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+        if !is_there || !ours.is_file() || ours.uid() != rustix::process::geteuid().as_raw() {
+            return Ok(None);
+        }
+        file.set_len(0)?;
+        Ok(Some(file))
+    }
+}
+
+impl Drop for Part {
     fn drop(&mut self) {
-        // After the rename there is nothing of this name: that is the good case.
-        let _ = fs::remove_file(&self.0);
+        if !self.is_done {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

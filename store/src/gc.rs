@@ -12,6 +12,7 @@ use rocksdb::WriteBatch;
 
 use crate::chunking::list_key;
 use crate::error::{Fault, ImportError, LayOutError, ReadError};
+use crate::import::Seen;
 use crate::metadata::{BlobEntry, Class, Family, Pin, Place, State, Sync};
 use crate::store::{Durability, Store, now_s};
 use crate::verify::Groups;
@@ -32,6 +33,28 @@ pub struct Collected {
     pub orphans: u64,
     /// Fetches forgotten that nobody took up again.
     pub partials: u64,
+}
+
+/// How far a collection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collecting {
+    /// It looks which blobs could go.
+    Looking {
+        /// Entries that were looked at.
+        entries: u64,
+    },
+    /// It evicts.
+    Evicting {
+        /// Bytes of blobs that were evicted.
+        done: u64,
+        /// Bytes of blobs that are to be evicted, as far as can be said beforehand.
+        goal: u64,
+    },
+    /// It looks for files that nothing refers to.
+    Sweeping {
+        /// Folders of 256 that were looked through.
+        folders: u64,
+    },
 }
 
 /// What a scrub found.
@@ -60,24 +83,45 @@ impl Store {
         Ok(true)
     }
 
-    /// Evicts what is only cached and not pinned, least recently used first, until the blobs take `quota_bytes` at most;
-    /// removes files that nothing refers to, what has been in quarantine for a week, and fetches that were left for a
+    /// Evicts what is only cached and not pinned, least recently used first, until the blobs take `quota_bytes` at most (what is held stays all the
+    /// same); removes files that nothing refers to, what has been in quarantine for a week, and fetches that were left for a
     /// month. Safe beside everything else: an open blob can be read to its end.
     ///
     /// # Errors
     /// [`Fault`]; what was done until then stays done.
     pub fn gc(&self, quota_bytes: u64) -> Result<Collected, Fault> {
+        self.gc_watched(quota_bytes, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Store::gc`]; `seen` is told how far it is, and may call off the rest of it. A file is removed in one step, however
+    /// long it is.
+    ///
+    /// # Errors
+    /// As [`Store::gc`].
+    pub fn gc_watched(&self, quota_bytes: u64, seen: &mut dyn FnMut(Collecting) -> ControlFlow<()>) -> Result<Collected, Fault> {
         let mut collected = Collected::default();
-        self.evict_to(quota_bytes, &mut collected)?;
-        self.remove_orphans(&mut collected)?;
+        if self.evict_to(quota_bytes, 0, &mut collected, seen)?.is_continue() {
+            self.remove_orphans(&mut collected, seen)?;
+        }
         Ok(collected)
     }
 
-    fn evict_to(&self, quota_bytes: u64, collected: &mut Collected) -> Result<(), Fault> {
+    /// Evicts until the blobs take `quota_bytes`; nothing good that was used within `grace_s`.
+    pub(crate) fn evict_to(
+        &self,
+        quota_bytes: u64,
+        grace_s: u64,
+        collected: &mut Collected,
+        seen: &mut dyn FnMut(Collecting) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Fault> {
         let (pinned, pins_seen) = self.pinned()?;
-        let (mut total, mut candidates) = (0u64, Vec::new());
+        let (mut total, mut candidates, mut looked_at) = (0u64, Vec::new(), 0);
         for item in self.entries() {
             let (hash, entry) = item?;
+            looked_at += 1;
+            if seen(Collecting::Looking { entries: looked_at }).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
             total = total.saturating_add(entry.length);
             if (entry.class == Class::Cached || entry.state == State::Damaged) && !pinned.contains(&hash) {
                 candidates.push((entry.state == State::Good, entry.last_used_s, hash, entry));
@@ -85,17 +129,28 @@ impl Store {
         }
         // Damaged ones first, since they serve nobody.
         candidates.sort_unstable_by_key(|(good, used, hash, _)| (*good, *used, *hash));
-        let (now, mut small) = (now_s(), false);
+        let (now, mut small, mut called_off) = (now_s(), false, ControlFlow::Continue(()));
+        let goal = total.saturating_sub(quota_bytes).min(candidates.iter().map(|(.., entry)| entry.length).sum());
         for (good, used, hash, entry) in candidates {
             let expired = !good && used.saturating_add(QUARANTINE_S) < now;
+            if good && grace_s > 0 && used.saturating_add(grace_s) > now {
+                continue;
+            }
             if (total > quota_bytes || expired) && self.evict(&hash, &entry, pins_seen)? {
                 total = total.saturating_sub(entry.length);
                 collected.blobs += 1;
                 collected.bytes += entry.length;
                 small |= entry.place == Place::Inline;
+                called_off = seen(Collecting::Evicting { done: collected.bytes, goal: goal.max(collected.bytes) });
+                if called_off.is_break() {
+                    break;
+                }
             }
         }
-        if small { self.metadata().compact_inline() } else { Ok(()) }
+        if small {
+            self.metadata().compact_inline()?;
+        }
+        Ok(called_off)
     }
 
     /// Everything that pins keep, and how often pins had changed when that was read.
@@ -124,7 +179,7 @@ impl Store {
             return Ok(false);
         }
         let _stripe = self.stripe(hash);
-        if self.entry(hash)?.as_ref() != Some(seen) {
+        if self.entry(hash)?.as_ref() != Some(seen) || self.held().contains_key(hash) {
             return Ok(false);
         }
         let mut batch = WriteBatch::default();
@@ -147,7 +202,9 @@ impl Store {
         let pins = self.pins_changed().read().unwrap_or_else(PoisonError::into_inner);
         let _stripe = self.stripe(hash);
         let entry = self.good_entry(hash)?.filter(|entry| entry.class == Class::Cached && entry.place == Place::File);
-        let Some(entry) = entry.filter(|_| *pins == pins_seen && !pinned.contains(hash)) else { return Ok(false) };
+        let Some(entry) = entry.filter(|_| *pins == pins_seen && !pinned.contains(hash) && !self.held().contains_key(hash)) else {
+            return Ok(false);
+        };
         // An entry without a file, as it is for a moment, is a blob that is damaged: whoever wants it fetches it again.
         match self.disk().rename(&self.blob_path(hash), to) {
             Ok(()) => {}
@@ -163,7 +220,7 @@ impl Store {
         Ok(true)
     }
 
-    fn remove_orphans(&self, collected: &mut Collected) -> Result<(), Fault> {
+    fn remove_orphans(&self, collected: &mut Collected, seen: &mut dyn FnMut(Collecting) -> ControlFlow<()>) -> Result<(), Fault> {
         let mut begun = HashSet::new();
         for (hash, began_s) in crate::partial::begun_at(self)? {
             if began_s.saturating_add(PARTIAL_KEPT_S) < now_s() && crate::partial::forget_unless_live(self, &hash)? {
@@ -173,6 +230,9 @@ impl Store {
             }
         }
         for first in 0..=u8::MAX {
+            if seen(Collecting::Sweeping { folders: u64::from(first) }).is_break() {
+                return Ok(());
+            }
             let mut any = [0; 32];
             any[0] = first;
             let folder = self.blob_folder(&BlobHash(any));
@@ -219,18 +279,25 @@ impl Store {
     }
 
     /// Reads every blob and proves it. What is damaged goes into quarantine; files that lost their entry (since the
-    /// database was moved away) are taken in again. `progress` is told each blob and its length after it was read, and may
-    /// wait, to spare the machine, or stop.
+    /// database was moved away) are taken in again. `seen` is told how many bytes were proven since it was told last, within a
+    /// blob as well, and may wait, to spare the machine, or stop.
     ///
     /// # Errors
     /// [`ReadError`] or [`ImportError`] by way of [`Fault`]: this machine only; damage is not an error here.
-    pub fn scrub(&self, progress: &mut dyn FnMut(&BlobHash, u64) -> ControlFlow<()>) -> Result<Scrubbed, Fault> {
+    pub fn scrub(&self, seen: Seen<'_>) -> Result<Scrubbed, Fault> {
         let mut scrubbed = Scrubbed::default();
+        let mut called_off = ControlFlow::Continue(());
         for item in self.blobs() {
             let (hash, length) = item?;
-            let read = self.open_blob(&hash).and_then(|opened| self.walk_blob(&opened, &ChunkRanges::all(), &mut Groups::new(|_| Ok(()))));
+            let mut proven = Groups::new(|bytes| {
+                called_off = seen(bytes.len() as u64);
+                if called_off.is_break() { Err(io::Error::other("it was called off")) } else { Ok(()) }
+            });
+            let read = self.open_blob(&hash).and_then(|opened| self.walk_blob(&opened, &ChunkRanges::all(), &mut proven));
             match read {
                 Ok(()) => {}
+                // What was found until then is found.
+                Err(ReadError::Output(_)) if called_off.is_break() => return Ok(scrubbed),
                 Err(ReadError::Damaged { hash, .. }) => scrubbed.damaged.push(hash),
                 // Evicted since the list was read.
                 Err(ReadError::NotFound(_)) => continue,
@@ -239,9 +306,6 @@ impl Store {
             }
             scrubbed.blobs += 1;
             scrubbed.bytes += length;
-            if progress(&hash, length).is_break() {
-                return Ok(scrubbed);
-            }
         }
         self.recover_orphans(&mut scrubbed)?;
         Ok(scrubbed)

@@ -9,7 +9,7 @@ use barnraiser_protocol::transfer::end_of;
 use blake3::Hash;
 
 use crate::error::{Fault, ReadError};
-use crate::geometry::{UNIT_BYTES, chunk_ranges, encoded_length, shape};
+use crate::geometry::{GROUP_BYTES, UNIT_BYTES, chunk_ranges, encoded_length, shape};
 use crate::metadata::{BlobEntry, Family, Place};
 use crate::store::Store;
 use crate::verify::{Bytes, Encoding, Groups, Sink, WalkError, walk};
@@ -129,6 +129,39 @@ impl Store {
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         self.read_verified(hash, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Writes what is here of a blob from the byte `from` on, up to the end of that unit at most, proven. Gives the number of
+    /// bytes written: none where they are not here yet, or where the blob ends. For who reads along while it is fetched.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`], [`ReadError::Output`], or this machine's; what was written before is right.
+    pub fn read_on(&self, hash: &BlobHash, from: u64, writer: &mut impl Write) -> Result<u64, ReadError> {
+        let end = (from / UNIT_BYTES + 1) * UNIT_BYTES;
+        // A walk begins at a whole group.
+        let mut skip = from % GROUP_BYTES;
+        let mut written = 0;
+        let mut sink = Groups::new(|bytes| {
+            let rest = bytes.get(skip as usize..).unwrap_or_default();
+            skip = 0;
+            written += rest.len() as u64;
+            writer.write_all(rest)
+        });
+        let walked = match self.open_blob(hash) {
+            Ok(opened) if from >= opened.length => return Ok(0),
+            Ok(opened) => self.walk_blob(&opened, &chunk_ranges(&(from..end.min(opened.length)), opened.length), &mut sink),
+            Err(ReadError::NotFound(_)) => match self.live_partial(hash) {
+                Some(partial) if from < partial.length() => partial.encode(&(from..end.min(partial.length())), &mut sink),
+                _ => return Ok(0),
+            },
+            Err(error) => Err(error),
+        };
+        match walked {
+            Ok(()) => Ok(written),
+            // Of a fetch: the unit has not come yet.
+            Err(ReadError::NotFound(_)) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// What of a blob can be served: all of it, or the verified units of a fetch that is going on in this process.
@@ -265,5 +298,6 @@ impl Seek for BlobReader {
     }
 }
 
-const _: () = assert!(barnraiser_protocol::transfer::END_BYTES_MAX == crate::geometry::GROUP_BYTES, "the end is what can be proven by itself");
+const _: () =
+    assert!(barnraiser_protocol::transfer::END_BYTES_MAX == crate::geometry::GROUP_BYTES, "the end is what can be proven by itself");
 const _: () = assert!(UNIT_BYTES.is_multiple_of(WINDOW_BYTES), "a window must not reach into a second unit");

@@ -17,6 +17,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::error::{Fault, OpenError};
 use crate::metadata::{BlobEntry, Family, Metadata, State, Sync, decode};
 use crate::partial::PartialState;
+use crate::quota::Room;
 
 /// The layout that this program writes.
 const VERSION: u32 = 1;
@@ -45,6 +46,9 @@ struct Inner {
     partials: Mutex<HashMap<BlobHash, Weak<PartialState>>>,
     /// How often pins have changed: a collection that read them before must not act on what it read.
     pins_changed: RwLock<u64>,
+    room: Mutex<Room>,
+    /// How often each blob is held against eviction.
+    held: Mutex<HashMap<BlobHash, usize>>,
     staged: AtomicU64,
     /// Blobs that this process has fetched, and so proven byte by byte before it wrote them: the latest ones.
     fetched: Mutex<VecDeque<BlobHash>>,
@@ -124,6 +128,8 @@ impl Store {
             stats: Mutex::new(None),
             partials: Mutex::new(HashMap::new()),
             pins_changed: RwLock::new(0),
+            room: Mutex::default(),
+            held: Mutex::default(),
             staged: AtomicU64::new(0),
             fetched: Mutex::default(),
             _lock: lock,
@@ -159,6 +165,9 @@ impl Store {
     /// # Errors
     /// [`Fault`].
     pub fn stats(&self) -> Result<Stats, Fault> {
+        if let Some(stats) = *self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(stats);
+        }
         // Under all stripes nothing changes between counting and remembering.
         let _stripes = self.all_stripes();
         let mut known = self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,6 +213,19 @@ impl Store {
 
     pub(crate) fn pins_changed(&self) -> &RwLock<u64> {
         &self.inner.pins_changed
+    }
+
+    pub(crate) fn room(&self) -> MutexGuard<'_, Room> {
+        // Whole after each call. Likewise below.
+        self.inner.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn held(&self) -> MutexGuard<'_, HashMap<BlobHash, usize>> {
+        self.inner.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.inner.reserve_bytes
     }
 
     pub(crate) fn disk(&self) -> &dyn Disk {

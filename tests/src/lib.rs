@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -88,6 +88,31 @@ impl Process {
         self.end_at_once();
     }
 
+    /// Makes it stand still, connections and all, until [`Process::thaw`].
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Sends it a signal by name. It may have ended by itself.
+    pub fn signal(&self, name: &str) {
+        let _ = Command::new("/bin/sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).stderr(Stdio::null()).status();
+    }
+
+    /// Waits until it ends by itself; gives its exit code.
+    ///
+    /// # Errors
+    /// It did not end in time, or by a signal.
+    pub fn ended(&mut self, time: Duration) -> anyhow::Result<i32> {
+        let child = &mut self.child;
+        let status = wait("the process ends by itself", time, || Ok(child.try_wait()?))?;
+        status.code().with_context(|| format!("ended by a signal: {status}"))
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     ///
     /// # Errors
@@ -107,7 +132,7 @@ impl Process {
     }
 
     fn ask_to_end(&self) {
-        let _ = Command::new("/bin/sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).stderr(Stdio::null()).status();
+        self.signal("TERM");
     }
 }
 
@@ -338,11 +363,7 @@ impl Home {
     /// # Errors
     /// It does not come up.
     pub fn start_with(&self, change: impl FnOnce(&mut Command)) -> anyhow::Result<Process> {
-        let log = File::options().create(true).append(true).open(self.log())?;
-        let mut command = self.command();
-        command.arg("run").stdout(log.try_clone()?).stderr(log);
-        change(&mut command);
-        let mut process = Process { child: command.spawn()? };
+        let mut process = self.launch(change)?;
         wait(&format!("the node of {} answers", self.name), START_TIME, || {
             if let Some(status) = process.child.try_wait()? {
                 bail!("the node of {} ended: {status}\n{}", self.name, fs::read_to_string(self.log())?);
@@ -352,6 +373,28 @@ impl Home {
             Ok((ran.code == 0 && serde_json::from_str::<Value>(&ran.out)?["pid"] == process.child.id()).then_some(()))
         })?;
         Ok(process)
+    }
+
+    /// Starts its node and does not wait for it.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn launch(&self, change: impl FnOnce(&mut Command)) -> anyhow::Result<Process> {
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let mut command = self.command();
+        command.arg("run").stdout(log.try_clone()?).stderr(log);
+        change(&mut command);
+        Ok(Process { child: command.spawn()? })
+    }
+
+    /// Starts a command that ends with the value; its standard output and error are pipes.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub fn begin(&self, arguments: &[&str]) -> anyhow::Result<(Process, ChildStdout, ChildStderr)> {
+        let mut child = self.command().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        Ok((Process { child }, out.context("its output is a pipe")?, err.context("its errors are a pipe")?))
     }
 
     /// Where its node's log goes.

@@ -1,12 +1,16 @@
 //! End to end: real processes of `barn` and `barn-bootstrap`, real sandboxes, and the command line as people use it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "e2e/crash.rs"]
+mod crash;
 #[path = "e2e/demo.rs"]
 mod demo;
 #[path = "e2e/differences.rs"]
 mod differences;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/fetching.rs"]
+mod fetching;
 #[path = "e2e/hostile.rs"]
 mod hostile;
 #[path = "e2e/input.rs"]
@@ -19,6 +23,8 @@ mod operators;
 mod peers;
 #[path = "e2e/store.rs"]
 mod store;
+#[path = "e2e/traffic.rs"]
+mod traffic;
 
 use std::time::Duration;
 

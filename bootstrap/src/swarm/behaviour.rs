@@ -1,19 +1,18 @@
 //! The libp2p behaviours of a node, and how they are set.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NetworkId};
 use libp2p::gossipsub::{
     self, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicScoreParams, ValidationMode, score_parameter_decay,
 };
 use libp2p::identity::Keypair;
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig, RecordStore as _};
 use libp2p::kad::{self, RecordKey};
 use libp2p::swarm::{NetworkBehaviour, StreamProtocol};
-use libp2p::{PeerId, connection_limits, identify, ping};
+use libp2p::{connection_limits, identify, ping};
 use tokio::sync::mpsc;
 
+use super::providers::{Kademlia, ProviderStore};
 use crate::config::Limits;
 use crate::substream::{self, ControlOnly, Inbound, Opener};
 
@@ -26,17 +25,8 @@ pub const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/barn/kad/1");
 const GOSSIP_BYTES_MAX: usize = 8 << 10;
 /// The most message ids that one announcement lists: it must fit [`GOSSIP_BYTES_MAX`] with 34 bytes an id.
 const GOSSIP_IDS_MAX: usize = 200;
-/// The most keys for which providers are remembered, our own included, ...
-const PROVIDED_KEYS_MAX: usize = 4096;
-/// ... and the most providers for one key. Together some 50 MB, if an attacker fills it with many PeerIds.
-const PROVIDERS_PER_KEY_MAX: usize = 32;
-/// Addresses remembered of a provider.
-const PROVIDER_ADDRESSES: usize = 4;
-/// Announcements that a peer may make in [`QUOTA_TIME`]; each key is renewed four times in it.
-const ANNOUNCEMENTS_MAX: u32 = 1024;
-const QUOTA_TIME: Duration = PROVIDER_TTL;
-/// How long a provider record lives; it is renewed at a quarter.
-const PROVIDER_TTL: Duration = Duration::from_secs(3600);
+/// Provider records are renewed so many times in their lifetime, so that one that is lost on the way ends nothing.
+const RENEWALS: u32 = 4;
 /// A peer with this many invalid messages in a short time is cut off; see [`topic_score`].
 const INVALID_WEIGHT: f64 = -10.0;
 /// How long misbehaviour in gossip is remembered.
@@ -45,6 +35,9 @@ const SCORE_MEMORY: Duration = Duration::from_secs(600);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Connections that one peer may have: two that crossed each other, and a bulk one each way, each twice for restarts.
 const CONNECTIONS_PER_PEER: u32 = 8;
+/// One connection in so many is kept for those that this node dials: else strangers who fill it up could keep it from
+/// everybody that it wants to reach.
+const KEPT_FOR_DIALS: u32 = 8;
 /// Connections being set up at the same time, each way.
 const PENDING_MAX: u32 = 64;
 
@@ -54,7 +47,7 @@ pub struct Control {
     /// Records.
     pub gossipsub: gossipsub::Behaviour,
     /// Finding peers and providers.
-    pub kad: kad::Behaviour<MemoryStore>,
+    pub kad: Kademlia,
     /// Who a peer is and where it listens.
     pub identify: identify::Behaviour,
     /// Whether it is alive, and how far.
@@ -83,7 +76,7 @@ pub fn node(
     protocols: &[&'static str],
 ) -> Result<(Node, Opener, mpsc::Receiver<Inbound>), String> {
     let (substream, opener, inbound) = substream::Behaviour::new(protocols);
-    let control = Control { gossipsub: gossip()?, kad: kademlia(key), identify: identify(key, agent), ping: ping() };
+    let control = Control { gossipsub: gossip()?, kad: kademlia(key, limits.announced_for), identify: identify(key, agent), ping: ping() };
     let control = ControlOnly::new(control, substream.bulk_connections());
     Ok((Node { limits: connection_limits(limits.connections), control, substream }, opener, inbound))
 }
@@ -93,6 +86,7 @@ pub fn connection_limits(connections: u32) -> connection_limits::Behaviour {
     connection_limits::Behaviour::new(
         connection_limits::ConnectionLimits::default()
             .with_max_established(Some(connections))
+            .with_max_established_incoming(Some(connections - connections / KEPT_FOR_DIALS))
             .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
             .with_max_pending_incoming(Some(PENDING_MAX))
             .with_max_pending_outgoing(Some(PENDING_MAX)),
@@ -111,28 +105,20 @@ pub fn ping() -> ping::Behaviour {
     ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL))
 }
 
-/// Kademlia in server mode: on private addresses there is nobody who could confirm that we are reachable.
-pub fn kademlia(key: &Keypair) -> kad::Behaviour<MemoryStore> {
+/// Kademlia in server mode: on private addresses there is nobody who could confirm that we are reachable. What is announced
+/// lives for `lifetime`, here and, by their own settings, at others.
+pub fn kademlia(key: &Keypair, lifetime: Duration) -> Kademlia {
     let peer = key.public().to_peer_id();
     let mut config = kad::Config::new(KAD_PROTOCOL);
     config
         .set_query_timeout(Duration::from_secs(20))
-        .set_provider_record_ttl(Some(PROVIDER_TTL))
-        .set_provider_publication_interval(Some(PROVIDER_TTL / 4))
-        // We store provider records only; a stranger's values are refused.
+        .set_provider_record_ttl(Some(lifetime))
+        .set_provider_publication_interval(Some(lifetime / RENEWALS))
+        // What others announce comes to us first, since the store must know where they are.
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_replication_interval(None)
         .set_publication_interval(None);
-    let store = MemoryStore::with_config(
-        peer,
-        MemoryStoreConfig {
-            max_records: 0,
-            max_value_bytes: 0,
-            max_providers_per_key: PROVIDERS_PER_KEY_MAX,
-            max_provided_keys: PROVIDED_KEYS_MAX,
-        },
-    );
-    let mut kad = kad::Behaviour::with_config(peer, store, config);
+    let mut kad = kad::Behaviour::with_config(peer, ProviderStore::new(peer, lifetime), config);
     kad.set_mode(Some(kad::Mode::Server));
     kad
 }
@@ -145,40 +131,6 @@ pub fn rendezvous_key(network: &NetworkId) -> RecordKey {
 /// The key of a blob's provider records.
 pub fn blob_key(hash: &BlobHash) -> RecordKey {
     RecordKey::new(hash.as_bytes())
-}
-
-/// Keeps what peers announce, within a quota for each.
-#[derive(Debug)]
-pub struct Announcements {
-    counted: HashMap<PeerId, u32>,
-    since: Instant,
-}
-
-impl Default for Announcements {
-    fn default() -> Self {
-        Self { counted: HashMap::new(), since: Instant::now() }
-    }
-}
-
-impl Announcements {
-    /// Keeps `record`, which Kademlia has checked to come from the provider itself, or drops it.
-    pub fn keep(&mut self, kad: &mut kad::Behaviour<MemoryStore>, mut record: kad::ProviderRecord) {
-        if self.since.elapsed() > QUOTA_TIME {
-            *self = Self::default();
-        }
-        if self.counted.len() >= PROVIDED_KEYS_MAX && !self.counted.contains_key(&record.provider) {
-            return;
-        }
-        let count = self.counted.entry(record.provider).or_default();
-        *count = count.saturating_add(1);
-        if *count > ANNOUNCEMENTS_MAX {
-            return;
-        }
-        record.addresses.truncate(PROVIDER_ADDRESSES);
-        if let Err(error) = kad.store_mut().add_provider(record) {
-            tracing::debug!(%error, "an announcement is not kept");
-        }
-    }
 }
 
 fn gossip() -> Result<gossipsub::Behaviour, String> {

@@ -124,6 +124,7 @@ impl Driver {
     }
 
     pub(super) fn on_tick(&mut self, now: Instant) {
+        self.announce_again();
         let networks: Vec<NetworkId> = self.networks.keys().copied().collect();
         let limits = self.context.config.limits.clone();
         for network in networks {

@@ -6,11 +6,11 @@ use std::time::Instant;
 use libp2p::core::ConnectedPoint;
 use libp2p::kad::{self, GetProvidersOk, QueryResult};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, gossipsub, identify};
+use libp2p::{PeerId, gossipsub, identify};
 
 use super::behaviour::{ControlEvent, KAD_PROTOCOL, NodeEvent};
 use super::book::reachable;
-use super::{Driver, Lookup, Peer};
+use super::{Driver, Lookup, Peer, providers};
 use crate::event::{MessageToken, NetEvent, Via};
 use crate::identity::{node_id, with_peer};
 use crate::topic::Topic;
@@ -66,14 +66,17 @@ impl Driver {
             self.entry_answered(address, peer, now);
         }
         self.book.connected(peer, dialled, now);
-        self.peers.entry(peer).or_insert_with(|| Peer {
+        let seen_at = endpoint.get_remote_address().clone();
+        let state = self.peers.entry(peer).or_insert_with(|| Peer {
             since: now,
+            seen_at: seen_at.clone(),
             round_trip: None,
             networks: BTreeSet::new(),
             identified: false,
             agent: String::new(),
             faults: 0,
         });
+        state.seen_at = seen_at;
         self.connect_ended(peer, &Ok(()));
     }
 
@@ -142,9 +145,8 @@ impl Driver {
     }
 
     fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
-        let seen_at: Option<Multiaddr> = self.book.addresses(&peer).into_iter().next();
-        // A peer that dialled us from this machine sees us at a loopback address; so may we it.
-        let seen_at = seen_at.or_else(|| Some(info.observed_addr.clone()));
+        // By the connection itself: where it sees us, or says to be, it could say anything.
+        let seen_at = self.peers.get(&peer).map(|state| state.seen_at.clone());
         let addresses = reachable(info.listen_addrs, seen_at.as_ref());
         // A peer may say anew who it is as often as it likes; only the first time does it start a search.
         let mut is_new = false;
@@ -154,13 +156,14 @@ impl Driver {
             state.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(AGENT_CHARS).collect();
             shared.extend(state.networks.iter().copied());
         }
-        if self.book.identified(peer, addresses.clone()) && !shared.is_empty() {
+        if self.book.identified(peer, addresses) && !shared.is_empty() {
             self.emit(NetEvent::AddressesChanged { networks: shared });
         }
         if info.protocols.contains(&KAD_PROTOCOL) {
-            for address in addresses {
-                self.control().kad.add_address(&peer, address);
-            }
+            // The one that works is among them, and the first.
+            let addresses = providers::told(self.book.addresses(&peer), seen_at.as_ref());
+            providers::learn(&mut self.control().kad, &peer, &addresses);
+            self.announce_again();
             if is_new {
                 self.search_soon(Instant::now());
             }
@@ -170,7 +173,7 @@ impl Driver {
     fn on_kad(&mut self, event: kad::Event) {
         match event {
             kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
-                self.announcements.keep(&mut self.swarm.behaviour_mut().control.inner_mut().kad, record);
+                self.keep_announcement(record);
             }
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
                 let found = match &result {

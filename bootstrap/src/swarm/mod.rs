@@ -4,10 +4,12 @@
 //! tasks of its own, and events that nobody takes are kept up to a bound, then dropped if they are gossip. Commands come
 //! from [`crate::Net`]; `events` turns libp2p's into ours; `discovery` decides whom to dial.
 
+mod announcing;
 pub mod behaviour;
 mod book;
 mod discovery;
 mod events;
+pub mod providers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use futures::StreamExt as _;
 use libp2p::gossipsub::{MessageAcceptance, PublishError};
 use libp2p::identity::Keypair;
 use libp2p::kad::QueryId;
-use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, tcp};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -32,9 +34,10 @@ use crate::identity::{keypair, node_id, with_peer};
 use crate::net::{Context, NetError, PeerInfo, StartError};
 use crate::substream::Inbound;
 use crate::topic::Topic;
-use crate::transport::{Tls, Yamux};
+use crate::traffic::transport::transport;
+use crate::traffic::{Rates, Traffic};
 use crate::{sync, transfer};
-use behaviour::{Announcements, Control, Node, blob_key, topic_score};
+use behaviour::{Control, Node, blob_key, topic_score};
 use book::Book;
 use discovery::{Connecting, Membership};
 
@@ -56,23 +59,73 @@ const FAULT_SCORE: f64 = -40.0;
 
 /// What the swarm's task is asked for.
 pub(crate) enum Command {
-    Join { network: NetworkId, bootstrap: Vec<Multiaddr>, known: Vec<Multiaddr>, reply: oneshot::Sender<()> },
-    Leave { network: NetworkId, reply: oneshot::Sender<()> },
-    Publish { network: NetworkId, topic: Topic, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), NetError>> },
-    Subscribe { network: NetworkId, topic: Topic, wanted: bool, reply: oneshot::Sender<Result<(), NetError>> },
-    Provide { hash: BlobHash, wanted: bool, reply: oneshot::Sender<Result<(), NetError>> },
-    Providers { hash: BlobHash, found: mpsc::Sender<NodeId> },
-    Members { network: NetworkId, reply: oneshot::Sender<Vec<NodeId>> },
-    Peers { reply: oneshot::Sender<Vec<PeerInfo>> },
-    Addresses { reply: oneshot::Sender<Vec<Multiaddr>> },
-    Known { network: NetworkId, reply: oneshot::Sender<Vec<Multiaddr>> },
-    Connect { peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>> },
-    Misbehaved { peer: PeerId, what: Misbehaviour },
+    Join {
+        network: NetworkId,
+        bootstrap: Vec<Multiaddr>,
+        known: Vec<Multiaddr>,
+        reply: oneshot::Sender<()>,
+    },
+    Leave {
+        network: NetworkId,
+        reply: oneshot::Sender<()>,
+    },
+    Publish {
+        network: NetworkId,
+        topic: Topic,
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Result<(), NetError>>,
+    },
+    Subscribe {
+        network: NetworkId,
+        topic: Topic,
+        wanted: bool,
+        reply: oneshot::Sender<Result<(), NetError>>,
+    },
+    Provide {
+        hash: BlobHash,
+        wanted: bool,
+        reply: oneshot::Sender<Result<(), NetError>>,
+    },
+    /// A fetch of `hash` found out whether `node` gives it.
+    Judge {
+        hash: BlobHash,
+        node: NodeId,
+        gave: bool,
+    },
+    Providers {
+        hash: BlobHash,
+        found: mpsc::Sender<NodeId>,
+    },
+    Members {
+        network: NetworkId,
+        reply: oneshot::Sender<Vec<NodeId>>,
+    },
+    Peers {
+        reply: oneshot::Sender<Vec<PeerInfo>>,
+    },
+    Addresses {
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
+    Known {
+        network: NetworkId,
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
+    Connect {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Misbehaved {
+        peer: PeerId,
+        what: Misbehaviour,
+    },
 }
 
 /// A peer with at least one connection.
 struct Peer {
     since: Instant,
+    /// Where its latest connection comes from, or goes to.
+    seen_at: Multiaddr,
     round_trip: Option<Duration>,
     /// Those of its networks that we have joined.
     networks: BTreeSet<NetworkId>,
@@ -96,7 +149,8 @@ struct Driver {
     subscriptions: HashMap<PeerId, BTreeSet<NetworkId>>,
     peers: HashMap<PeerId, Peer>,
     book: Book,
-    announcements: Announcements,
+    /// What was not announced yet, since nobody was there to be told.
+    unannounced: VecDeque<BlobHash>,
     lookups: HashMap<QueryId, Lookup>,
     connecting: HashMap<PeerId, Connecting>,
     tasks: JoinSet<()>,
@@ -124,7 +178,10 @@ pub(crate) fn start(
     let key = keypair(&config.key).map_err(|error| StartError::Key(error.to_string()))?;
     let (behaviour, opener, inbound) =
         behaviour::node(&key, config.agent.clone(), &config.limits, &PROTOCOLS).map_err(StartError::Setup)?;
-    let mut swarm = swarm(key, behaviour)?;
+    let mut config = config;
+    config.limits.share_rates();
+    let traffic = Arc::new(Traffic::new(config.limits.rates));
+    let mut swarm = swarm_counted(key, behaviour, &traffic)?;
     for address in &config.listen {
         swarm.listen_on(address.clone()).map_err(|error| StartError::Listen { address: address.clone(), reason: error.to_string() })?;
     }
@@ -133,7 +190,9 @@ pub(crate) fn start(
     }
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
-    let context = Arc::new(Context::new(config, opener, commands_in, events_in.downgrade()));
+    let context = Arc::new(Context::new(config, traffic.clone(), opener, commands_in, events_in.downgrade()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { traffic.run().await });
     let driver = Driver {
         context: context.clone(),
         swarm,
@@ -146,25 +205,30 @@ pub(crate) fn start(
         subscriptions: HashMap::new(),
         peers: HashMap::new(),
         book: Book::default(),
-        announcements: Announcements::default(),
+        unannounced: VecDeque::new(),
         lookups: HashMap::new(),
         connecting: HashMap::new(),
-        tasks: JoinSet::new(),
+        tasks,
     };
     Ok((context, events, Box::pin(driver.run(stop))))
 }
 
-/// A swarm over TCP (TLS, yamux) and QUIC, with names resolved by DNS where this machine is set up for that.
+/// A swarm over TCP (TLS, yamux) and QUIC, with names resolved by DNS where this machine is set up for that, and without
+/// limits on its traffic.
 ///
 /// # Errors
 /// [`StartError::Setup`] where this machine lacks something.
 pub fn swarm<B: libp2p::swarm::NetworkBehaviour>(key: Keypair, behaviour: B) -> Result<Swarm<B>, StartError> {
+    swarm_counted(key, behaviour, &Arc::new(Traffic::new(Rates::default())))
+}
+
+/// As [`swarm`], with all bytes going by `traffic`.
+fn swarm_counted<B: libp2p::swarm::NetworkBehaviour>(key: Keypair, behaviour: B, traffic: &Arc<Traffic>) -> Result<Swarm<B>, StartError> {
     let idle = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE_TIMEOUT);
     let transports = |key: Keypair| {
-        let tcp = tcp::Config::default().nodelay(true);
+        let counted = transport(&key, traffic).map_err(|error| StartError::Setup(error.to_string()))?;
         let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
-        let builder = builder.with_tcp(tcp, Tls::new, Yamux::default);
-        builder.map(|builder| builder.with_quic()).map_err(|error| StartError::Setup(error.to_string()))
+        builder.with_other_transport(|_| counted).map_err(|never| match never {})
     };
     let setup = |error: Box<dyn std::error::Error + Send + Sync>| StartError::Setup(error.to_string());
     match transports(key.clone())?.with_dns() {
@@ -198,7 +262,10 @@ impl Driver {
                     // Nobody will ever take them.
                     _ => self.late.clear(),
                 },
-                _ = tick.tick() => self.on_tick(Instant::now()),
+                _ = tick.tick() => {
+                    self.context.traffic.sample();
+                    self.on_tick(Instant::now());
+                }
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended && error.is_panic() {
                         tracing::error!(%error, "a task of the network failed");
@@ -264,15 +331,9 @@ impl Driver {
                 let _ = reply.send(self.subscribe(network, topic, wanted));
             }
             Command::Provide { hash, wanted, reply } => {
-                let kad = &mut self.control().kad;
-                let result = if wanted {
-                    kad.start_providing(blob_key(&hash)).map(drop).map_err(|e| NetError::NotSent(e.to_string()))
-                } else {
-                    kad.stop_providing(&blob_key(&hash));
-                    Ok(())
-                };
-                let _ = reply.send(result);
+                let _ = reply.send(self.provide(hash, wanted));
             }
+            Command::Judge { hash, node, gave } => self.control().kad.store_mut().judge(&blob_key(&hash), node, gave),
             Command::Providers { hash, found } => {
                 let query = self.control().kad.get_providers(blob_key(&hash));
                 self.lookups.insert(query, Lookup::Blob(found));

@@ -1,6 +1,6 @@
 //! One fetch: who is asked, which length is believed, when it is over.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,14 +14,13 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::places::{PLACES, Places};
 use super::provider::{self, Lost};
 use super::{FetchError, FetchProgress, FetchReport, FetchRequest, who_has};
 use crate::event::Misbehaviour;
 use crate::identity::peer_id;
 use crate::net::Context;
 
-/// Providers that are worked with at the same time.
-const PROVIDERS_MAX: usize = 8;
 /// Providers that a fetch tries in all.
 const PROVIDERS_TRIED_MAX: usize = 256;
 /// How often a provider is tried that stalls, is busy or loses its connection.
@@ -39,7 +38,7 @@ const PROVIDERS_WANTED: usize = 3;
 /// ... this often.
 const SEARCH_EVERY: Duration = Duration::from_secs(5);
 
-/// What is here of the blob, and who fetches the rest. Its length is proven.
+/// What is here of the blob, and what is still to come: there is one once the length is proven.
 pub(super) struct Attempt {
     pub partial: PartialBlob,
     pub schedule: Schedule,
@@ -63,8 +62,11 @@ struct State {
     attempt: Option<Attempt>,
     /// Providers being worked with or in line, for an equal share at the start.
     expected: Vec<NodeId>,
+    /// Providers that take units now.
+    at_work: BTreeSet<NodeId>,
     bytes_by_peer: BTreeMap<NodeId, u64>,
     already_had: u64,
+    places: Places,
 }
 
 impl<'a> Fetch<'a> {
@@ -77,29 +79,51 @@ impl<'a> Fetch<'a> {
         &self.request.hash
     }
 
+    /// Why no more of a blob of this length may be asked for now.
+    pub(super) fn kept_back(&self, length: u64) -> Option<FetchError> {
+        let traffic = &self.context.traffic;
+        let why = traffic.keeps_back(length).then(|| traffic.resting()).flatten()?;
+        Some(FetchError::Resting { hash: *self.hash(), why })
+    }
+
     /// Whether the length is known and proven.
     pub(super) fn has_begun(&self) -> bool {
         self.state().attempt.is_some()
     }
 
-    /// Settles on `length` as `node` states it, with the proof of it, or says why not.
+    /// Joins the work on the blob, which `node` says to have `length` bytes, with the proof of it; or says why not.
     pub(super) async fn begin(&self, node: NodeId, length: u64, proof: Option<(ByteRange, &[u8])>) -> Result<PartialBlob, Lost> {
         let _setup = self.setup.lock().await;
-        if let Some(attempt) = &mut self.state().attempt {
-            let proven = attempt.partial.length();
-            if proven != length {
-                return Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {proven} is proven"))));
-            }
-            attempt.schedule.joined(node);
-            return Ok(attempt.partial.clone());
+        if let Some(joined) = self.join(node, length) {
+            self.report_progress();
+            return joined;
         }
         // Only who asks after it has begun does so without a proof, and it never ends before the fetch.
         let (range, encoded) = proof.ok_or(Lost::NotFound)?;
         // Before anything is made ready for that many bytes.
         let checked = check_length(self.hash(), length, &(range.start..range.end), encoded);
-        checked.map_err(|error| Lost::Misbehaved(Misbehaviour::WrongLength(error.to_string())))?;
+        checked.map_err(|error| {
+            Lost::Misbehaved(match error {
+                PartialError::Proof { .. } => Misbehaviour::WrongBytes(error.to_string()),
+                _ => Misbehaviour::WrongLength(error.to_string()),
+            })
+        })?;
         let end = (range == end_of(length)).then(|| encoded.to_vec());
         self.set_up(node, length, end).await
+    }
+
+    /// The attempt, of which `node` is one of the providers from now on if it is right about the length; none where there is none.
+    fn join(&self, node: NodeId, length: u64) -> Option<Result<PartialBlob, Lost>> {
+        let mut state = self.state();
+        let attempt = state.attempt.as_mut()?;
+        let proven = attempt.partial.length();
+        if proven != length {
+            return Some(Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {proven} is proven")))));
+        }
+        attempt.schedule.joined(node);
+        let partial = attempt.partial.clone();
+        state.at_work.insert(node);
+        Some(Ok(partial))
     }
 
     /// Makes ready for a blob of a proven length; `end` is the proof, if it is to be passed on.
@@ -119,6 +143,7 @@ impl<'a> Fetch<'a> {
         }
         schedule.joined(node);
         state.already_had = length - partial.missing_bytes();
+        state.at_work.insert(node);
         state.attempt = Some(Attempt { partial: partial.clone(), schedule, started: Instant::now() });
         drop(state);
         self.report_progress();
@@ -136,6 +161,7 @@ impl<'a> Fetch<'a> {
     pub(super) fn next(&self, node: NodeId, held: &Held) -> (Next, Duration) {
         match &mut self.state().attempt {
             Some(attempt) => {
+                attempt.schedule.set_in_order(self.context.is_read_along(self.hash()));
                 let age = attempt.started.elapsed();
                 (attempt.schedule.next(node, held, age), age)
             }
@@ -153,6 +179,8 @@ impl<'a> Fetch<'a> {
         if first {
             *state.bytes_by_peer.entry(node).or_default() += range.length();
         }
+        // One that comes second was no lie.
+        state.places.gave(&node, Instant::now());
         drop(state);
         self.report_progress();
         self.tell();
@@ -183,17 +211,22 @@ impl<'a> Fetch<'a> {
     fn left(&self, node: NodeId) {
         let mut state = self.state();
         state.expected.retain(|expected| *expected != node);
+        state.at_work.remove(&node);
+        state.places.left(&node);
         if let Some(attempt) = &mut state.attempt {
             attempt.schedule.left(&node);
         }
         drop(state);
+        self.report_progress();
         self.changed.notify_waiters();
     }
 
-    /// The finished blob, once every unit is here.
-    fn finished(&self) -> Option<PartialBlob> {
+    /// The finished blob, once every unit is here; while somebody is `at_work`, once every one is counted as well: a unit is kept
+    /// a moment before who brought it says so.
+    fn finished(&self, at_work: bool) -> Option<PartialBlob> {
         let state = self.state();
-        state.attempt.as_ref().filter(|attempt| attempt.partial.is_complete()).map(|attempt| attempt.partial.clone())
+        let attempt = state.attempt.as_ref().filter(|attempt| attempt.partial.is_complete())?;
+        (!at_work || attempt.schedule.is_finished()).then(|| attempt.partial.clone())
     }
 
     /// Whether the blob is known to be too large to come with the first answer.
@@ -209,7 +242,10 @@ impl<'a> Fetch<'a> {
         progress.send_replace(FetchProgress {
             length: attempt.map(PartialBlob::length),
             verified: attempt.map_or(0, |partial| partial.length() - partial.missing_bytes()),
+            already_had: state.already_had,
             bytes_by_peer: state.bytes_by_peer.clone(),
+            providers: state.expected.clone(),
+            at_work: state.at_work.clone(),
         });
     }
 }
@@ -251,7 +287,12 @@ pub(crate) async fn fetch(
     let store = context.config.store.clone();
     let here = blocking(hash, move || store.length(&hash).map_err(PartialError::from)).await?;
     if let Some(length) = here {
-        return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0 });
+        return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0, lost: BTreeMap::new() });
+    }
+    if let Some(length) = request.length
+        && let Some(why) = context.traffic.resting().filter(|_| context.traffic.keeps_back(length))
+    {
+        return Err(FetchError::Resting { hash, why });
     }
     let fetch = Fetch {
         context,
@@ -261,7 +302,7 @@ pub(crate) async fn fetch(
         changed: Notify::new(),
         progress,
     };
-    let partial = run(&fetch).await?;
+    let (partial, lost) = run(&fetch).await?;
     let durability = request.durability;
     let completed = partial.clone();
     match blocking(hash, move || completed.complete(durability)).await {
@@ -275,11 +316,12 @@ pub(crate) async fn fetch(
         bytes_by_peer: state.bytes_by_peer.clone(),
         already_had: state.already_had,
         stolen: state.attempt.as_ref().map_or(0, |attempt| attempt.schedule.stolen()),
+        lost,
     })
 }
 
-/// Works with providers until every unit is here.
-async fn run(fetch: &Fetch<'_>) -> Result<PartialBlob, FetchError> {
+/// Works with providers until every unit is here; the blob, and what became of providers that were lost.
+async fn run(fetch: &Fetch<'_>) -> Result<(PartialBlob, BTreeMap<NodeId, String>), FetchError> {
     let mut providers = Providers::new(fetch);
     let mut search: Option<BoxFuture<'_, Vec<NodeId>>> = None;
     let mut next_search = Instant::now() + SEARCH_EVERY;
@@ -287,8 +329,8 @@ async fn run(fetch: &Fetch<'_>) -> Result<PartialBlob, FetchError> {
     let mut searched_in_vain = false;
     loop {
         let changed = fetch.changed.notified();
-        if let Some(partial) = fetch.finished() {
-            return Ok(partial);
+        if let Some(partial) = fetch.finished(!providers.working.is_empty()) {
+            return Ok((partial, providers.outcomes));
         }
         providers.start_waiting();
         let searchable = fetch.request.network.is_some();
@@ -298,7 +340,7 @@ async fn run(fetch: &Fetch<'_>) -> Result<PartialBlob, FetchError> {
             }
             search = Some(who_has(fetch.context, fetch.request.network, *fetch.hash()).boxed());
         }
-        let few = searchable && search.is_none() && providers.working.len() < PROVIDERS_WANTED;
+        let few = searchable && search.is_none() && fetch.state().places.promising(Instant::now()) < PROVIDERS_WANTED;
         let next_start = providers.next_start();
         tokio::select! {
             Some((node, result)) = providers.working.next(), if !providers.working.is_empty() => {
@@ -330,6 +372,8 @@ struct Providers<'a> {
     /// Those that did not have it, and when they are asked again.
     absent: Vec<(Instant, NodeId)>,
     attempts: BTreeMap<NodeId, u32>,
+    /// Those that had a place.
+    tried: BTreeSet<NodeId>,
     /// How often each did not have it.
     asked_in_vain: BTreeMap<NodeId, u32>,
     /// What each had delivered when it last failed: who delivers is tried again as often as it takes.
@@ -348,6 +392,7 @@ impl<'a> Providers<'a> {
             waiting: VecDeque::new(),
             absent: Vec::new(),
             attempts: BTreeMap::new(),
+            tried: BTreeSet::new(),
             asked_in_vain: BTreeMap::new(),
             delivered: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -356,10 +401,13 @@ impl<'a> Providers<'a> {
         }
     }
 
-    /// Adds those that are new; how many that were.
+    /// Adds those that are new, and asks them in this order, but for those that have let this node down lately; how many
+    /// that were.
     fn add(&mut self, nodes: &[NodeId]) -> usize {
         let mut new = 0;
-        for &node in nodes {
+        let mut nodes = nodes.to_vec();
+        self.fetch.context.lapses().sort(&mut nodes, Instant::now());
+        for node in nodes {
             if let Some(position) = self.absent.iter().position(|(_, absent)| *absent == node) {
                 // It was named anew by somebody who asked it.
                 self.absent.swap_remove(position);
@@ -389,34 +437,52 @@ impl<'a> Providers<'a> {
             self.waiting.extend(self.absent.extract_if(.., |(again, _)| *again <= now));
         }
         let line = self.working.len() + self.waiting.len();
-        if self.fetch.state().expected.len() < line.min(PROVIDERS_MAX) {
+        if self.fetch.state().expected.len() < line.min(PLACES) {
             let mut state = self.fetch.state();
-            for (_, node) in self.waiting.iter().take(PROVIDERS_MAX) {
+            for (_, node) in self.waiting.iter().take(PLACES) {
                 if !state.expected.contains(node) {
                     state.expected.push(*node);
                 }
             }
         }
-        while self.working.len() < PROVIDERS_MAX {
+        while !self.fetch.state().places.is_full() {
             if !large && !self.working.is_empty() && now < self.next_hedge {
                 break;
             }
-            let Some(position) = self.waiting.iter().position(|(start, _)| *start <= now) else { break };
-            let Some((_, node)) = self.waiting.remove(position) else { break };
+            let ready = || self.waiting.iter().enumerate().filter(|(_, (start, _))| *start <= now);
+            let next = ready().find(|(_, (_, node))| !self.tried.contains(node)).or_else(|| ready().next()).map(|(position, _)| position);
+            let Some((_, node)) = next.and_then(|position| self.waiting.remove(position)) else { break };
+            self.tried.insert(node);
             self.next_hedge = now + HEDGE_AFTER;
             let fetch = self.fetch;
-            self.working.push(async move { (node, provider::work(fetch, node).await) }.boxed());
+            let told_to_leave = fetch.state().places.take(node, now);
+            let work = async move {
+                tokio::select! {
+                    result = provider::work(fetch, node) => result,
+                    Ok(()) = told_to_leave => Err(Lost::Silent),
+                }
+            };
+            self.working.push(async move { (node, work.await) }.boxed());
             if !large {
                 break;
             }
         }
+        if self.is_untried_waiting() && self.fetch.state().places.is_full() {
+            self.fetch.state().places.make_room(now);
+        }
     }
 
-    /// When the next one in line may be started.
+    fn is_untried_waiting(&self) -> bool {
+        self.waiting.iter().any(|(_, node)| !self.tried.contains(node))
+    }
+
+    /// When the next one in line may be started, or somebody must make room for it.
     fn next_start(&self) -> Option<Instant> {
-        if self.working.len() >= PROVIDERS_MAX {
-            return None;
+        let state = self.fetch.state();
+        if state.places.is_full() {
+            return state.places.next_room().filter(|_| self.is_untried_waiting());
         }
+        drop(state);
         let absent = self.absent.iter().filter(|_| !self.working.is_empty());
         let start = self.waiting.iter().chain(absent).map(|(start, _)| *start).min()?;
         let at_once = self.working.is_empty() || self.fetch.is_large();
@@ -425,10 +491,19 @@ impl<'a> Providers<'a> {
 
     /// A provider is through: with its work, or because of what went wrong.
     async fn ended(&mut self, node: NodeId, result: Result<(), Lost>) -> Result<(), FetchError> {
+        let gave = self.fetch.state().bytes_by_peer.get(&node).is_some_and(|bytes| *bytes > 0);
         let lost = match result {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if gave {
+                    self.fetch.context.judge(self.fetch.hash(), node, true);
+                }
+                return Ok(());
+            }
             Err(lost) => lost,
         };
+        if lost.is_lapse() && !gave {
+            self.fetch.context.judge(self.fetch.hash(), node, false);
+        }
         tracing::debug!(hash = %self.fetch.hash(), node = %node.short(), outcome = %lost, "a provider is lost");
         self.outcomes.insert(node, lost.to_string());
         match lost {
@@ -442,11 +517,12 @@ impl<'a> Providers<'a> {
             Lost::NotFound => {
                 let times = self.asked_in_vain.entry(node).or_default();
                 let wait = ABSENT_AGAIN_MIN * 2u32.saturating_pow(*times);
-                *times += 1;
+                *times = times.saturating_add(1);
                 self.absent.push((Instant::now() + wait.min(ABSENT_AGAIN_MAX), node));
             }
+            Lost::NothingMore => self.absent.push((Instant::now() + ABSENT_AGAIN_MAX, node)),
             Lost::Refused | Lost::Relayed | Lost::OtherLength { .. } => {}
-            Lost::Busy | Lost::Connection(_) => {
+            Lost::Busy | Lost::Silent | Lost::Connection(_) => {
                 let attempts = self.attempts.entry(node).or_default();
                 let delivered = self.fetch.state().bytes_by_peer.get(&node).copied().unwrap_or_default();
                 if self.delivered.insert(node, delivered).unwrap_or_default() < delivered {

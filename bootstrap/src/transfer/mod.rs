@@ -9,10 +9,12 @@
 mod data;
 mod difference;
 mod fetch;
+mod lapses;
+mod places;
 mod provider;
 mod serve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
@@ -29,9 +31,10 @@ use crate::net::{Context, NetError};
 use crate::substream::{Lane, frame};
 use crate::swarm::Command;
 
-pub(crate) use difference::copy_from_seeds;
 pub use difference::{Differences, SeedChoice};
+pub(crate) use difference::{Making, copy_from_seeds};
 pub(crate) use fetch::fetch;
+pub(crate) use lapses::Lapses;
 pub(crate) use serve::serve;
 
 pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new(BLOB_PROTOCOL);
@@ -69,8 +72,14 @@ pub struct FetchProgress {
     pub length: Option<u64>,
     /// Bytes here and verified, those of earlier attempts included.
     pub verified: u64,
+    /// Bytes that were here and verified when the length became known.
+    pub already_had: u64,
     /// Bytes that each peer delivered in this attempt.
     pub bytes_by_peer: BTreeMap<NodeId, u64>,
+    /// Who is asked for it now, or is in line to be.
+    pub providers: Vec<NodeId>,
+    /// Who has it, or a part of it, and is at work.
+    pub at_work: BTreeSet<NodeId>,
 }
 
 /// What a fetch brought.
@@ -84,6 +93,8 @@ pub struct FetchReport {
     pub already_had: u64,
     /// Units that were given to a second provider since the first was slow.
     pub stolen: u64,
+    /// Providers that were lost on the way, and why; one that was tried again may have given something all the same.
+    pub lost: BTreeMap<NodeId, String>,
 }
 
 /// Why a blob was not fetched. What came before is kept for the next attempt.
@@ -118,6 +129,14 @@ pub enum FetchError {
         length: u64,
         /// What was allowed.
         limit: u64,
+    },
+    /// Bulk rests on this node: by its own clock, or since what may move in a month has.
+    #[error("blob {hash} is not fetched now: {why}")]
+    Resting {
+        /// The blob.
+        hash: BlobHash,
+        /// Why bulk rests.
+        why: String,
     },
     /// The store of this node.
     #[error("blob {hash} can't be stored: {source}")]

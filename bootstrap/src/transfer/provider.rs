@@ -8,7 +8,7 @@ use barnraiser_protocol::transfer::{
     Answer, BLOB_PROTOCOL, ByteRange, Data, FRAME_BYTES_MAX, Held, INLINE_BYTES_MAX, Next, Request, UnitSet, end_of,
 };
 use barnraiser_store::geometry::{encoded_length, unit_range};
-use barnraiser_store::{PartialBlob, PartialError, UNIT_BYTES};
+use barnraiser_store::{BLOB_BYTES_MAX, PartialBlob, PartialError, UNIT_BYTES};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use libp2p::PeerId;
@@ -17,12 +17,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::data::{self, Form};
 use super::fetch::{Fetch, blocking};
-use super::{FetchError, PROTOCOL, data};
+use super::{FetchError, PROTOCOL};
 use crate::event::Misbehaviour;
 use crate::net::NetError;
 use crate::substream::frame::{self, FrameError, within};
 use crate::substream::{Lane, OpenError};
+use crate::traffic::pack;
 
 /// Units asked for ahead on a bulk connection: while one arrives, the next is asked for, and the one before is being proven.
 const DEPTH_BULK: usize = 2;
@@ -33,10 +35,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where a unit takes so long, the next one is asked for when it is here: a round trip is little then, and what one provider has
 /// been asked for nobody else is.
 const SLOW_UNIT: Duration = Duration::from_millis(500);
-/// A provider that is itself still fetching is asked what it has by now as soon as it has more, at most this often.
+/// A provider that is itself still fetching is asked what it has by now as soon as it has more, at most this often; ...
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// ... and one that has no time to say it, this often.
+const ASK_BUSY_AGAIN: Duration = Duration::from_secs(2);
 /// How much longer than an answer that is there a question for more may take: the provider answers after less.
 const WAIT_MORE: Duration = Duration::from_secs(10);
+/// A provider that is fetching too, and has had nothing that is missing here for so many times what a stalled one is given, is
+/// asked again only while others deliver.
+const USELESS_STALLS: u32 = 3;
 /// As often may a provider say that it lacks a unit which it said to have.
 const MISSES_MAX: u32 = 3;
 
@@ -49,6 +56,11 @@ pub(super) enum Lost {
     Refused,
     #[error("is busy")]
     Busy,
+    /// It holds a part, and for long nothing of that was of use.
+    #[error("has nothing more of it")]
+    NothingMore,
+    #[error("gave nothing while others waited for its place")]
+    Silent,
     #[error("is only reachable through a relay, which carries no blobs")]
     Relayed,
     #[error("{0}")]
@@ -62,6 +74,18 @@ pub(super) enum Lost {
     /// Not the provider's fault, and the end of the fetch.
     #[error("{0}")]
     Fatal(FetchError),
+}
+
+impl Lost {
+    /// Whether it is held against the provider for a while.
+    pub(super) const fn is_lapse(&self) -> bool {
+        match self {
+            Self::NotFound | Self::NothingMore | Self::Silent | Self::Misbehaved(_) | Self::Connection(_) => true,
+            // A length above the limit, or another than a statement that may be wrong itself.
+            Self::TooLong(_) | Self::OtherLength { .. } => true,
+            Self::Refused | Self::Busy | Self::Relayed | Self::Fatal(_) => false,
+        }
+    }
 }
 
 impl From<FrameError> for Lost {
@@ -108,11 +132,12 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
         Some(length) if length > INLINE_BYTES_MAX => 0,
         _ => INLINE_BYTES_MAX as u32,
     };
-    // Once the length is proven, no other proof is needed.
+    // Once the length is proven, no other proof is needed. Until it is, nothing is made ready for it.
     let wants_end = !fetch.has_begun();
     let request = Request::Have { hash: *fetch.hash(), inline_max, end: wants_end };
     let Found { length, held, data } = ask(fetch, &mut control, &request).await?;
-    if length > fetch.request.limit {
+    // Of a longer one not even the shape of the tree could be reckoned.
+    if length > fetch.request.limit.min(BLOB_BYTES_MAX) {
         return Err(Lost::TooLong(length));
     }
     if let Some(wanted) = fetch.request.length.filter(|wanted| *wanted != length) {
@@ -128,7 +153,8 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
         Data::Encoded(range) if (range == whole && length <= u64::from(inline_max)) || (range == end && wants_end) => {
             // A quarter of a MiB at most, or a group and its proof.
             let expected = encoded_length(&(range.start..range.end), length) as usize;
-            data::read(&mut control, &mut sent, expected, fetch.context.config.limits.stall).await?;
+            let reading = async { Ok(data::read(&mut control, &mut sent, expected, false, fetch.context.config.limits.stall).await?) };
+            timely(fetch, reading).await?;
         }
         Data::Encoded(_) | Data::Pieces => return Err(out_of_turn("data that was not asked for")),
     }
@@ -136,16 +162,14 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
         // It proves the length too.
         let partial = fetch.begin(node, length, Some((whole, sent.as_slice()))).await?;
         let provider = Provider { fetch, node, partial, held, is_watched: false, misses: 0 };
-        return provider.keep(whole, sent).await.map(|_| ());
+        return provider.keep(whole, sent, Form::Plain).await.map(|_| ());
     }
     let partial = fetch.begin(node, length, wants_end.then_some((end, sent.as_slice()))).await?;
     let is_watched = held != Held::All;
     let (updates, more) = watch::channel(held.clone());
     let mut provider = Provider { fetch, node, partial: partial.clone(), held, is_watched, misses: 0 };
     let (mut stream, depth) = provider.lane(peer, control, early).await?;
-    let watching = async {
-        if is_watched { watch_holder(fetch, peer, &partial, &updates).await } else { std::future::pending().await }
-    };
+    let watching = async { if is_watched { watch_holder(fetch, peer, &partial, &updates).await } else { std::future::pending().await } };
     tokio::select! {
         ended = provider.units(&mut stream, depth, more) => ended,
         lost = watching => Err(lost),
@@ -182,7 +206,8 @@ async fn watch_holder(fetch: &Fetch<'_>, peer: PeerId, partial: &PartialBlob, up
                     return std::future::pending().await;
                 }
             }
-            Err(Lost::Busy) => {}
+            // Not an answer of the moment: too many are served, or its line rests.
+            Err(Lost::Busy) => tokio::time::sleep(ASK_BUSY_AGAIN).await,
             Err(lost) => return lost,
         }
         tokio::time::sleep_until(asked + ASK_AGAIN).await;
@@ -198,6 +223,12 @@ struct Found {
     length: u64,
     held: Held,
     data: Data,
+}
+
+/// `work`, within the time that a unit may take: a peer that sends a byte now and then moves, too.
+async fn timely<T>(fetch: &Fetch<'_>, work: impl Future<Output = Result<T, Lost>>) -> Result<T, Lost> {
+    let most = fetch.context.config.limits.unit_time_max;
+    tokio::time::timeout(most, work).await.unwrap_or(Err(FrameError::Stalled(most).into()))
 }
 
 /// One request and its answer.
@@ -238,7 +269,12 @@ struct Provider<'a> {
 impl<'a> Provider<'a> {
     /// The stream for the units: a bulk connection, or the control connection for what is small and for peers that can't
     /// be dialled (a volunteer behind a router who dialled us).
-    async fn lane(&self, peer: PeerId, control: Stream, early: Option<JoinHandle<Result<Stream, OpenError>>>) -> Result<(Stream, usize), Lost> {
+    async fn lane(
+        &self,
+        peer: PeerId,
+        control: Stream,
+        early: Option<JoinHandle<Result<Stream, OpenError>>>,
+    ) -> Result<(Stream, usize), Lost> {
         if self.partial.length() <= INLINE_BYTES_MAX {
             return Ok((control, DEPTH_CONTROL));
         }
@@ -264,6 +300,7 @@ impl<'a> Provider<'a> {
         let mut keeping: Option<BoxFuture<'a, Result<Vec<u8>, Lost>>> = None;
         // For what comes next: what came before the last is through.
         let mut spare = Vec::new();
+        let mut useful = Instant::now();
         let mut last = Instant::now();
         loop {
             let changed = self.fetch.changed.notified();
@@ -272,9 +309,16 @@ impl<'a> Provider<'a> {
             }
             let mut wait = None;
             while asked.len() < depth {
+                if let Some(why) = self.fetch.kept_back(self.partial.length()) {
+                    if asked.is_empty() && keeping.is_none() {
+                        return Err(Lost::Fatal(why));
+                    }
+                    break;
+                }
+                let hash = *self.fetch.hash();
                 let (request, what) = match self.fetch.next(self.node, &self.held) {
-                    (Next::Unit(range), _) => (Request::Get { hash: *self.fetch.hash(), range }, Asked::Unit(range)),
-                    (Next::Any(wanted), _) => (Request::Any { hash: *self.fetch.hash(), wanted: wanted.clone() }, Asked::Any(wanted)),
+                    (Next::Unit(range), _) => (Request::Get { hash, range, zstd: true }, Asked::Unit(range)),
+                    (Next::Any(wanted), _) => (Request::Any { hash, wanted: wanted.clone(), zstd: true }, Asked::Any(wanted)),
                     (Next::Finished, _) if asked.is_empty() => return Ok(()),
                     (Next::Finished, _) => break,
                     (Next::Wait(until), age) => {
@@ -289,6 +333,7 @@ impl<'a> Provider<'a> {
                 within(limits.stall, frame::write(stream, &request)).await?;
             }
             if let Some(what) = asked.pop_front() {
+                useful = Instant::now();
                 let mut bytes = std::mem::take(&mut spare);
                 let taking = tokio::time::timeout(limits.unit_time_max, self.take(stream, what, &mut bytes));
                 let mut kept = OptionFuture::from(keeping.take());
@@ -306,8 +351,8 @@ impl<'a> Provider<'a> {
                         }
                     }
                 };
-                if let Some(range) = taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
-                    keeping = Some(self.keep(range, bytes).boxed());
+                if let Some((range, form)) = taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
+                    keeping = Some(self.keep(range, bytes, form).boxed());
                     depth = if last.elapsed() > SLOW_UNIT { 1 } else { depth_max };
                     last = Instant::now();
                 }
@@ -317,16 +362,22 @@ impl<'a> Provider<'a> {
                 spare = keeping.await?;
                 continue;
             }
+            // Who says for ever that it will have some would hold a place, and the fetch up, for ever.
+            let useless = (self.held != Held::All).then(|| useful + limits.stall * USELESS_STALLS);
+            if useless.is_some_and(|useless| useless <= Instant::now()) {
+                return Err(Lost::NothingMore);
+            }
             tokio::select! {
                 () = sleep(wait.unwrap_or(Duration::MAX)) => {}
+                () = sleep_until(useless) => {}
                 () = changed => {}
                 Ok(()) = more.changed() => more.mark_changed(),
             }
         }
     }
 
-    /// Takes the answer to a request into `bytes`, and says which unit it is. None where the provider has lost it.
-    async fn take(&mut self, stream: &mut Stream, asked: Asked, bytes: &mut Vec<u8>) -> Result<Option<ByteRange>, Lost> {
+    /// Takes the answer to a request into `bytes`, and says which unit it is and how it came. None where the provider has lost it.
+    async fn take(&mut self, stream: &mut Stream, asked: Asked, bytes: &mut Vec<u8>) -> Result<Option<(ByteRange, Form)>, Lost> {
         let found = match answer(self.fetch.context.config.limits.stall, stream).await {
             Ok(found) => found,
             // Who was said to have everything is asked anew, like one that does not have it.
@@ -368,24 +419,35 @@ impl<'a> Provider<'a> {
         if found.held.count() > self.held.count() {
             self.held = found.held;
         }
-        self.data(stream, range, bytes).await?;
-        Ok(Some(range))
+        let form = data::read(stream, bytes, self.encoded(range), true, self.fetch.context.config.limits.stall).await?;
+        Ok(Some((range, form)))
     }
 
-    async fn data(&self, stream: &mut Stream, range: ByteRange, bytes: &mut Vec<u8>) -> Result<(), Lost> {
+    /// The length of what proves a range and its bytes.
+    fn encoded(&self, range: ByteRange) -> usize {
         // A unit's encoding is about a MiB.
-        let expected = encoded_length(&(range.start..range.end), self.partial.length()) as usize;
-        Ok(data::read(stream, bytes, expected, self.fetch.context.config.limits.stall).await?)
+        encoded_length(&(range.start..range.end), self.partial.length()) as usize
     }
 
     /// Has the store prove and keep a unit: from now on, and not only once somebody waits for it. Gives the bytes back, for the
     /// next.
-    fn keep(&self, range: ByteRange, bytes: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, Lost>> + Send + use<'a> {
-        let (fetch, node, partial) = (self.fetch, self.node, self.partial.clone());
-        let writing = blocking(*fetch.hash(), move || partial.write_unit(range.start..range.end, &bytes).map(|()| bytes));
+    fn keep(&self, range: ByteRange, bytes: Vec<u8>, form: Form) -> impl Future<Output = Result<Vec<u8>, Lost>> + Send + use<'a> {
+        let (fetch, node, partial, expected) = (self.fetch, self.node, self.partial.clone(), self.encoded(range));
+        let writing = blocking(*fetch.hash(), move || {
+            let bytes = match form {
+                Form::Plain => bytes,
+                Form::Zstd => match pack::unpack(&bytes, expected) {
+                    Ok(bytes) => bytes,
+                    Err(error) => return Ok(Err(error)),
+                },
+            };
+            partial.write_unit(range.start..range.end, &bytes).map(|()| Ok(bytes))
+        });
         async move {
             match writing.await {
-                Ok(bytes) => {
+                // One that inflates to something else is as wrong as any other byte.
+                Ok(Err(error)) => Err(Lost::Misbehaved(Misbehaviour::WrongBytes(format!("what was compressed is not the unit: {error}")))),
+                Ok(Ok(bytes)) => {
                     fetch.done(node, range);
                     Ok(bytes)
                 }
@@ -402,7 +464,11 @@ impl<'a> Provider<'a> {
 
 /// Sleeps; for ever where the time can't be reckoned with.
 async fn sleep(time: Duration) {
-    match Instant::now().checked_add(time) {
+    sleep_until(Instant::now().checked_add(time)).await;
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }

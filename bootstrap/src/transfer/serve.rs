@@ -1,8 +1,8 @@
 //! Serves blobs to one stream of a peer.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NodeId};
@@ -14,15 +14,17 @@ use barnraiser_store::{Available, Store};
 use futures::{AsyncRead, AsyncReadExt as _};
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{data, difference};
+use super::data::{self, Form};
+use super::difference;
 use crate::event::Misbehaviour;
 use crate::identity::node_id;
-use crate::net::Context;
+use crate::net::{Context, Serving};
 use crate::substream::Inbound;
 use crate::substream::frame::{self, FrameError, within};
+use crate::traffic::{Pace, pack};
 
 /// A stream on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -58,7 +60,8 @@ struct Ready<'a> {
 /// The data behind an answer, and what is reserved for it until it is sent or can't be.
 struct Sent<'a> {
     bytes: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
+    form: Form,
+    _room: Serving,
     /// Not where it only proves a length.
     _taken: Option<Taken<'a>>,
 }
@@ -77,10 +80,13 @@ impl Drop for Taken<'_> {
 }
 
 /// While one answer is sent, the next is read from the disk.
-async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream, relayed: bool) -> Result<(), FrameError> {
+async fn requests(context: &Arc<Context>, peer: PeerId, node: NodeId, stream: Stream, relayed: bool) -> Result<(), FrameError> {
     let (mut reader, mut writer) = stream.split();
     let (ready, mut to_send) = mpsc::channel(1);
     let unsent = AtomicUsize::new(0);
+    // Bytes a second that the peer took lately; 0 as long as nothing is known.
+    let measured = AtomicU64::new(0);
+    let pace = Pace::new(&context.traffic, peer);
     // Buffers that were sent: the next answers go into them, which saves zeroing and page faults. As many as there are answers in
     // the making, waiting and being sent.
     let spare = Mutex::new(Vec::new());
@@ -91,7 +97,8 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream,
         while let Some(request) = next_request(&mut reader, &unsent).await? {
             unsent.fetch_add(1, Ordering::Relaxed);
             let buffer = lock().pop().unwrap_or_default();
-            if ready.send(prepare(context, node, request, relayed, buffer).await).await.is_err() {
+            let prepared = prepare(context, node, request, relayed, measured.load(Ordering::Relaxed), buffer).await;
+            if ready.send(prepared).await.is_err() {
                 break;
             }
         }
@@ -100,16 +107,29 @@ async fn requests(context: &Context, peer: PeerId, node: NodeId, stream: Stream,
     let sending = async {
         while let Some(Ready { answer, sent }) = to_send.recv().await {
             within(PATIENCE, frame::write(&mut writer, &answer)).await?;
-            if let Some(Sent { bytes, .. }) = sent {
-                data::write(&mut writer, &bytes, PATIENCE).await?;
-                tracing::trace!(%peer, bytes = bytes.len(), "served");
-                lock().push(bytes);
+            // What is reserved for it is given up when it is sent.
+            if let Some(mut sent) = sent {
+                let started = Instant::now();
+                data::write(&mut writer, &sent.bytes, sent.form, pace, PATIENCE).await?;
+                measure(&measured, sent.bytes.len(), started.elapsed());
+                tracing::trace!(%peer, bytes = sent.bytes.len(), "served");
+                lock().push(std::mem::take(&mut sent.bytes));
             }
             unsent.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
     };
     futures::future::try_join(preparing, sending).await.map(|_| ())
+}
+
+/// Notes how fast the peer took some bytes. What is short says nothing: it fits the buffers on the way.
+fn measure(measured: &AtomicU64, bytes: usize, time: Duration) {
+    const LEAST: usize = 64 << 10;
+    if bytes >= LEAST {
+        let rate = (bytes as f64 / time.as_secs_f64().max(1e-6)) as u64;
+        let before = measured.load(Ordering::Relaxed);
+        measured.store(if before == 0 { rate } else { before / 4 * 3 + rate / 4 }, Ordering::Relaxed);
+    }
 }
 
 /// The next request; the peer may be silent for long only where it waits for nothing.
@@ -124,8 +144,8 @@ async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsiz
     }
 }
 
-/// What a request is answered with; its data goes into `buffer`.
-async fn prepare(context: &Context, node: NodeId, request: Request, relayed: bool, buffer: Vec<u8>) -> Ready<'_> {
+/// What a request is answered with; its data goes into `buffer`. `measured` are the bytes a second that the peer took lately.
+async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed: bool, measured: u64, buffer: Vec<u8>) -> Ready<'_> {
     let without_data = |answer| Ready { answer, sent: None };
     if relayed || !context.config.access.may_serve(request.hash(), &node) {
         return without_data(Answer::Refused);
@@ -134,29 +154,39 @@ async fn prepare(context: &Context, node: NodeId, request: Request, relayed: boo
         return without_data(Answer::Busy);
     }
     if let Request::Chunks { hash } = &request {
-        return without_data(difference::chunks(context, *hash).await);
+        if context.traffic.rests() {
+            return without_data(Answer::Busy);
+        }
+        return without_data(difference::chunks(context, node, *hash).await);
     }
     if let Request::Wait { hash, units } = &request {
         return without_data(more(context, *hash, *units).await);
     }
-    let Ok(Ok(permit)) = tokio::time::timeout(QUEUE_TIME, context.serving.clone().acquire_owned()).await else {
+    let Ok(Some(room)) = tokio::time::timeout(QUEUE_TIME, context.serving(&node)).await else {
         return without_data(Answer::Busy);
     };
     let (store, given, hash) = (context.config.store.clone(), context.given.clone(), *request.hash());
     let is_question = matches!(request, Request::Have { .. });
+    let try_zstd = request.takes_zstd() && pack::is_slow(context.traffic.rates(), measured);
+    let traffic = context.traffic.clone();
     // A failing thread is as good as a blob that is not there.
-    let answered = tokio::task::spawn_blocking(move || answer(&store, &given, &request, buffer)).await.unwrap_or_else(|error| {
+    let answered = tokio::task::spawn_blocking(move || {
+        let (answer, bytes) = answer(&store, &given, &request, &|length| traffic.keeps_back(length), buffer);
+        let packed = bytes.as_ref().filter(|_| try_zstd).and_then(|bytes| pack::pack(bytes));
+        (answer, packed.map(|bytes| (bytes, Form::Zstd)).or(bytes.map(|bytes| (bytes, Form::Plain))))
+    });
+    let answered = answered.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a blob could not be read");
         (Answer::NotFound, None)
     });
-    let (answer, Some(bytes)) = answered else { return without_data(answered.0) };
+    let (answer, Some((bytes, form))) = answered else { return without_data(answered.0) };
     // Only who is given data counts, and not who asks in vain, or how long a blob is that is longer than its end.
     let is_proof = is_question && matches!(&answer, Answer::Found { data: Data::Encoded(range), .. } if range.start > 0);
     if !is_proof && !context.admit(&hash, &node) {
         return without_data(Answer::Busy);
     }
     let taken = (!is_proof).then_some(Taken { context, hash, node });
-    Ready { answer, sent: Some(Sent { bytes, _permit: permit, _taken: taken }) }
+    Ready { answer, sent: Some(Sent { bytes, form, _room: room, _taken: taken }) }
 }
 
 /// The answer to a question for more than `units` units: once there are, or the blob is not being fetched any more, or after
@@ -165,8 +195,8 @@ async fn more(context: &Context, hash: BlobHash, units: u64) -> Answer {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         let verified = context.verified.notified();
-        let store = context.config.store.clone();
-        let found = tokio::task::spawn_blocking(move || match find(&store, &hash) {
+        let (store, traffic) = (context.config.store.clone(), context.traffic.clone());
+        let found = tokio::task::spawn_blocking(move || match find(&store, &hash, &|length| traffic.keeps_back(length)) {
             Ok((available, held)) => Answer::Found { length: available.length, held, data: Data::Nothing },
             Err(answer) => answer,
         });
@@ -181,9 +211,11 @@ async fn more(context: &Context, hash: BlobHash, units: u64) -> Answer {
     }
 }
 
-/// What of a blob is here, or the answer where nothing of it can be had.
-fn find(store: &Store, hash: &BlobHash) -> Result<(Available, Held), Answer> {
+/// What of a blob is here, or the answer where nothing of it can be had. Blobs of lengths that are kept back for now are
+/// somebody else's to serve.
+fn find(store: &Store, hash: &BlobHash, keeps_back: &dyn Fn(u64) -> bool) -> Result<(Available, Held), Answer> {
     match store.available(hash) {
+        Ok(Some(available)) if keeps_back(available.length) => Err(Answer::Busy),
         // A length that only another peer stated is not passed on as ours.
         Ok(Some(available)) if available.length_is_proven => {
             let held = held(&available);
@@ -198,9 +230,15 @@ fn find(store: &Store, hash: &BlobHash) -> Result<(Available, Held), Answer> {
 }
 
 /// The answer to a request, and the data that follows it, in `buffer`. Reads and proves up to a unit from disk.
-fn answer(store: &Store, given: &Mutex<Given>, request: &Request, mut buffer: Vec<u8>) -> (Answer, Option<Vec<u8>>) {
+fn answer(
+    store: &Store,
+    given: &Mutex<Given>,
+    request: &Request,
+    keeps_back: &dyn Fn(u64) -> bool,
+    mut buffer: Vec<u8>,
+) -> (Answer, Option<Vec<u8>>) {
     let hash = request.hash();
-    let (available, held) = match find(store, hash) {
+    let (available, held) = match find(store, hash, keeps_back) {
         Ok(found) => found,
         Err(answer) => return (answer, None),
     };

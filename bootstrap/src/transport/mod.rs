@@ -8,4 +8,4 @@ mod muxer;
 mod tls;
 
 pub use muxer::Yamux;
-pub use tls::Tls;
+pub use tls::{Tls, TlsError};

@@ -67,7 +67,9 @@ async fn provider_that_lies_is_dropped_and_the_blob_is_right() {
     log();
     let honest = network(3, &[TCP]).await;
     let fetcher = &honest[2];
-    for (number, lie) in [Lie::FlippedByte, Lie::LongerBlob, Lie::OversizedAnswer, Lie::EndlessData, Lie::OtherRange].into_iter().enumerate() {
+    for (number, lie) in
+        [Lie::FlippedByte, Lie::LongerBlob, Lie::OversizedAnswer, Lie::EndlessData, Lie::OtherRange].into_iter().enumerate()
+    {
         let content = bytes(6 * MIB + number, number as u64);
         let hash = honest[0].add_blob(&content);
         honest[1].add_blob(&content);
@@ -161,6 +163,50 @@ async fn aborted_fetch_goes_on_where_it_was() {
     assert!(report.already_had >= 4 * UNIT_BYTES, "{report:?}");
     assert_eq!(report.bytes_by_peer[&provider], report.length - report.already_had);
     assert_eq!(fetcher.blob(&hash), content);
+}
+
+/// What is read along is right and not far behind what has come; and no provider that stands still holds the reader up.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_along_gets_the_first_bytes_first() {
+    log();
+    let nodes = network(2, &[TCP]).await;
+    let content = bytes(64 * MIB + 999, 5);
+    let hash = nodes[0].add_blob(&content);
+    nodes[1].add_blob(&content);
+    let staller = Liar::start(nodes[0].store.clone(), Lie::Stall).await;
+    for with_staller in [false, true] {
+        let fetcher = Node::new(&[TCP]).await;
+        let mut known = nodes[0].net.addresses().await;
+        known.extend(nodes[1].net.addresses().await);
+        fetcher.join(&known).await;
+        fetcher.meets(&[&nodes[0], &nodes[1]]).await;
+        let mut providers: Vec<NodeId> = nodes[..2].iter().map(Node::id).collect();
+        if with_staller {
+            fetcher.net.dial(staller.id, vec![staller.address.clone()]).await.unwrap();
+            providers.insert(0, staller.id);
+        }
+        let (start, (progress, mut seen)) = (Instant::now(), watch::channel(FetchProgress::default()));
+        let first_bytes_first = fetcher.net.read_along(hash);
+        let net = fetcher.net.clone();
+        let wanted = FetchRequest { length: Some(content.len() as u64), ..request(hash, &providers) };
+        let fetch = tokio::spawn(async move { net.fetch(wanted, Some(progress)).await });
+        let (mut read, mut behind) = (Vec::new(), 0);
+        let read_on = |read: &mut Vec<u8>| while fetcher.store.read_on(&hash, read.len() as u64, read).unwrap() > 0 {};
+        while seen.changed().await.is_ok() {
+            let verified = seen.borrow_and_update().verified;
+            read_on(&mut read);
+            behind = behind.max(verified.saturating_sub(read.len() as u64));
+        }
+        fetch.await.unwrap().unwrap();
+        read_on(&mut read);
+        assert!(read == content);
+        if with_staller {
+            assert!(start.elapsed() < Limits::default().stall, "it was waited for: {:?}", start.elapsed());
+        } else {
+            assert!(behind <= 30 * UNIT_BYTES, "the reader was {behind} bytes behind");
+        }
+        drop(first_bytes_first);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

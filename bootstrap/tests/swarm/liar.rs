@@ -5,7 +5,7 @@ use barnraiser_bootstrap::substream::{Behaviour, Inbound, frame};
 use barnraiser_bootstrap::{Multiaddr, swarm};
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::keys::SecretKey;
-use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, Data, FRAME_BYTES_MAX, Held, Request, end_of};
+use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, DATA_ZSTD, Data, FRAME_BYTES_MAX, Held, Request, end_of};
 use barnraiser_store::{Store, UNIT_BYTES};
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use libp2p::swarm::SwarmEvent;
@@ -27,6 +27,12 @@ pub enum Lie {
     OtherRange,
     /// Names another blob as the chunk list; all else is true.
     List(BlobHash),
+    /// Compresses 64 MiB of nothing and sends them as a unit.
+    Bomb,
+    /// Compresses less than was asked for.
+    ShortFrame,
+    /// Says that its bytes are compressed, and they are not.
+    NoFrame,
     /// Sends pieces that are not the blob's; all else is true.
     Pieces,
 }
@@ -61,6 +67,13 @@ impl Liar {
         });
         Self { id: key.node(), address }
     }
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = vec![0; zstd_safe::compress_bound(bytes.len())];
+    let length = zstd_safe::compress(&mut packed[..], bytes, 3).unwrap();
+    packed.truncate(length);
+    packed
 }
 
 async fn lies(store: Store, inbound: Inbound, lie: Lie) {
@@ -113,7 +126,13 @@ async fn lies(store: Store, inbound: Inbound, lie: Lie) {
                 bytes[middle] ^= 1;
             }
             Lie::Stall => bytes.truncate(bytes.len() / 2),
+            Lie::Bomb => bytes = compressed(&vec![0; 64 << 20]),
+            Lie::ShortFrame => bytes = compressed(&bytes[..1000]),
+            Lie::NoFrame => bytes.truncate(1000),
             _ => {}
+        }
+        if matches!(lie, Lie::Bomb | Lie::ShortFrame | Lie::NoFrame) {
+            let _ = stream.write_all(&DATA_ZSTD.to_le_bytes()).await;
         }
         for chunk in bytes.chunks(60_000) {
             let _ = stream.write_all(&(chunk.len() as u32).to_le_bytes()).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use barnraiser_bootstrap::entry::EntryServer;
-use barnraiser_bootstrap::{Multiaddr, NetError};
+use barnraiser_bootstrap::{Limits, Multiaddr, NetError};
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::keys::SecretKey;
 
@@ -127,4 +127,24 @@ async fn each_network_has_its_own_members() {
     let peers = both.net.peers().await;
     assert_eq!(peers.len(), 1);
     assert_eq!(peers[0].networks, [NETWORK]);
+}
+
+/// Strangers take all the connections that a node lets in; it reaches others all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_is_full_of_strangers_can_still_dial() {
+    log();
+    let full = Node::with_limits(&[TCP], Limits { connections: 8, ..Limits::default() }).await;
+    let mut strangers = Vec::new();
+    for _ in 0..7 {
+        let stranger = Node::new(&[TCP]).await;
+        stranger.net.dial(full.id(), full.net.addresses().await).await.unwrap();
+        strangers.push(stranger);
+    }
+    until("they are all there", async || full.net.peers().await.len() == 7).await;
+    let (late, wanted) = (Node::new(&[TCP]).await, Node::new(&[TCP]).await);
+    // The connection is refused once it is there, which whoever dials sees as one that closes.
+    let _ = late.net.dial(full.id(), full.net.addresses().await).await;
+    full.net.dial(wanted.id(), wanted.net.addresses().await).await.unwrap();
+    let peers: Vec<NodeId> = full.net.peers().await.iter().map(|peer| peer.node).collect();
+    assert!(peers.contains(&wanted.id()) && !peers.contains(&late.id()), "{peers:?}");
 }

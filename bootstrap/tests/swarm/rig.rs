@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use barnraiser_bootstrap::{BlobAccess, Limits, Misbehaviour, Multiaddr, Net, NetConfig, NetEvent, RecordSource, Verdict, Via, start};
+use barnraiser_bootstrap::{
+    BlobAccess, Branches, Limits, Misbehaviour, Multiaddr, Net, NetConfig, NetEvent, RecordSource, Verdict, Via, start,
+};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::sync::{ItemSet, Window};
 use barnraiser_protocol::time::Timestamp;
+use barnraiser_protocol::trust::members::Branch;
 use barnraiser_store::{Durability, Store};
 use tempfile::TempDir;
 
@@ -64,11 +67,22 @@ impl BlobAccess for Access {
     }
 }
 
+/// Who is in which branch; all others are strangers.
+#[derive(Default)]
+pub struct Kin(pub Mutex<BTreeMap<NodeId, Branch>>);
+
+impl Branches for Kin {
+    fn branch_of(&self, node: &NodeId) -> Option<Branch> {
+        self.0.lock().unwrap().get(node).copied()
+    }
+}
+
 pub struct Node {
     pub net: Net,
     pub store: Store,
     pub seen: Arc<Records>,
     pub access: Arc<Access>,
+    pub kin: Arc<Kin>,
     pub key: SecretKey,
     dir: TempDir,
 }
@@ -90,7 +104,7 @@ impl Node {
 
     async fn start(dir: TempDir, key: SecretKey, listen: &[&str], limits: Limits) -> Self {
         let store = Store::open(dir.path()).unwrap();
-        let (seen, access) = (Arc::new(Records::default()), Arc::new(Access::default()));
+        let (seen, access, kin) = (Arc::new(Records::default()), Arc::new(Access::default()), Arc::new(Kin::default()));
         let config = NetConfig {
             key: key.clone(),
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
@@ -100,6 +114,7 @@ impl Node {
             store: store.clone(),
             access: access.clone(),
             records: seen.clone(),
+            branches: kin.clone(),
         };
         let (net, mut events) = start(config).await.unwrap();
         let (records, handle) = (seen.clone(), net.clone());
@@ -136,16 +151,16 @@ impl Node {
                 }
             }
         });
-        let node = Self { net, store, seen, access, key, dir };
+        let node = Self { net, store, seen, access, kin, key, dir };
         until("it listens", async || node.net.addresses().await.len() >= listen.len()).await;
         node
     }
 
     /// Ends the node and starts it anew, with the same key and store and nothing else.
     pub async fn restart(self, listen: &[&str]) -> Self {
-        let Self { net, store, seen, access, key, dir } = self;
+        let Self { net, store, seen, access, kin, key, dir } = self;
         net.shutdown().await;
-        drop((net, store, seen, access));
+        drop((net, store, seen, access, kin));
         // Threads that still read for the old one let the store go when they are done.
         until("the store is free", async || Store::open(dir.path()).is_ok()).await;
         Self::start(dir, key, listen, Limits::default()).await

@@ -221,4 +221,7 @@ pub struct StoreStats {
     pub database: u64,
     /// Bytes of the disk that are free.
     pub free: u64,
+    /// How many bytes blobs may take before what is only cached goes, where a node keeps to that.
+    #[serde(default)]
+    pub quota: Option<u64>,
 }

@@ -32,6 +32,18 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Whether standard output is for the bytes of a file: all else then goes to standard error.
+    pub fn puts_bytes_out(&self) -> bool {
+        let output = match &self.command {
+            Command::Online(OnlineCommand::Fetch(args)) => &args.output,
+            Command::Store(StoreCommand::Get(args)) => &args.output,
+            _ => return false,
+        };
+        output.as_deref() == Some(std::path::Path::new("-"))
+    }
+}
+
 /// The heading of options that every command takes: they would drown the command's own.
 const GLOBAL: &str = "Options of all commands";
 

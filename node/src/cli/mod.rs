@@ -21,11 +21,13 @@ mod building;
 mod checking;
 mod founding;
 mod here;
+mod interrupt;
 mod keys;
 mod machine;
 mod members;
 pub mod online;
 pub mod output;
+mod pipe;
 mod planning;
 mod progress;
 mod show;
@@ -50,6 +52,12 @@ impl Exit {
     pub const UNVERIFIED: Self = Self(4);
     /// The job failed, and the output says so.
     pub const JOB_FAILED: Self = Self(7);
+    /// Ctrl-C ended it in good order: 128 and the signal's number, as shells show it.
+    pub const INTERRUPTED: Self = Self(130);
+    /// Who reads its bytes has seen enough: as of `cat`, which SIGPIPE ends.
+    pub const CLOSED_PIPE: Self = Self(141);
+    /// SIGTERM ended it in good order.
+    pub const TERMINATED: Self = Self(143);
 }
 
 /// What a command gives back: [`Problem`] where it could not do its work, which is then printed.

@@ -109,6 +109,18 @@ impl Output {
         }
         write_line(&document(kind, fields)?.to_string())
     }
+
+    /// As [`Output::stream`], on standard error: for commands whose standard output is for bytes.
+    ///
+    /// # Errors
+    /// [`Problem`] where the document can't be made.
+    pub fn stream_beside(&self, kind: &str, fields: &impl Serialize) -> Result<(), Problem> {
+        if self.json {
+            // Whether anyone reads it does not matter: the bytes are the result.
+            let _ = writeln!(io::stderr(), "{}", document(kind, fields)?);
+        }
+        Ok(())
+    }
 }
 
 fn unserialisable(error: serde_json::Error) -> Problem {
@@ -152,13 +164,14 @@ pub fn closed_pipe() -> Problem {
 /// The status of [`closed_pipe`]; not an HTTP status.
 pub const STATUS_CLOSED_PIPE: u16 = 0;
 
-/// Prints what went wrong: words on standard error, or with `--json` one document on standard output.
-pub fn print_problem(problem: &Problem, json: bool) {
+/// Prints what went wrong: words on standard error, or with `--json` one document on standard output; on standard error as
+/// well where standard output is for `bytes`.
+pub fn print_problem(problem: &Problem, json: bool, bytes: bool) {
     // There is nobody left to tell that it can't be told.
     let _ = if json {
         let fields = serde_json::json!({ "exit": problem.exit_code(), "message": problem.message });
         let text = document("error", &fields).map_or_else(|_| String::new(), |document| document.to_string());
-        writeln!(io::stdout(), "{text}")
+        if bytes { writeln!(io::stderr(), "{text}") } else { writeln!(io::stdout(), "{text}") }
     } else {
         writeln!(io::stderr(), "barn: {}", problem.message)
     };

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use barnraiser_store::Store;
 use futures::TryStreamExt as _;
@@ -15,9 +14,11 @@ use tokio_util::io::ReaderStream;
 
 use super::args::{StoreCommand, StoreGetArgs};
 use super::here::{Here, now};
+use super::interrupt::Interrupts;
 use super::online::words::{ago, count, plain};
-use super::output::{Style, Table, bytes, closed_pipe};
-use super::progress::Bar;
+use super::output::{STATUS_CLOSED_PIPE, Style, Table, bytes};
+use super::pipe::unwritable;
+use super::progress::Progress;
 use super::{CommandResult, Exit};
 use crate::api::{BlobCount, Problem, StoreAsk, StoreDone, StoreEvent, StoreStats};
 use crate::client::{Client, Lines};
@@ -36,16 +37,16 @@ pub(super) async fn run(here: &Here, command: StoreCommand) -> CommandResult {
         return Err(HomeError::NoHome { root: home.root().to_owned() }.into());
     }
     let work = Work { here, keeper: Keeper::find(here, &home).await? };
-    match command {
-        StoreCommand::Add(args) if args.what == Path::new("-") => work.add_input().await,
-        StoreCommand::Add(args) => work.add(&args.what).await,
-        StoreCommand::Get(args) => work.get(args).await,
-        StoreCommand::Ls(args) => work.list(args.hash).await,
-        StoreCommand::Pin(args) => work.answer(StoreAsk::Pin { hash: args.hash, tree: args.tree }).await,
-        StoreCommand::Unpin(args) => work.answer(StoreAsk::Unpin { hash: args.hash, tree: args.tree, release: args.release }).await,
-        StoreCommand::Gc(args) => work.answer(StoreAsk::Gc { quota: args.quota }).await,
-        StoreCommand::Scrub => work.scrub().await,
-        StoreCommand::Stats => work.answer(StoreAsk::Stats).await,
+    let (is_add, mut interrupts) = (matches!(command, StoreCommand::Add(_)), Interrupts::listen()?);
+    tokio::select! {
+        done = work.run(command) => done,
+        // Whoever does it sees that nobody waits any more, and ends it.
+        exit = interrupts.heard() => {
+            let message = if is_add { "interrupted: nothing of it is kept" } else { "interrupted" };
+            here.out.stream("error", &json!({ "exit": exit.0, "message": message }))?;
+            here.out.note(format!("barn: {message}"));
+            Ok(exit)
+        }
     }
 }
 
@@ -108,27 +109,37 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Does what was typed.
+    async fn run(&self, command: StoreCommand) -> CommandResult {
+        match command {
+            StoreCommand::Add(args) if args.what == Path::new("-") => self.add_input().await,
+            StoreCommand::Add(args) => self.add(&args.what).await,
+            StoreCommand::Get(args) => self.get(args).await,
+            StoreCommand::Ls(args) => self.list(args.hash).await,
+            StoreCommand::Pin(args) => self.answer(StoreAsk::Pin { hash: args.hash, tree: args.tree }).await,
+            StoreCommand::Unpin(args) => self.answer(StoreAsk::Unpin { hash: args.hash, tree: args.tree, release: args.release }).await,
+            StoreCommand::Gc(args) => self.collect(args.quota).await,
+            StoreCommand::Scrub => self.scrub().await,
+            StoreCommand::Stats => self.answer(StoreAsk::Stats).await,
+        }
+    }
+
     /// Follows what happens to its end; `each` gets what is neither progress nor the end.
     async fn follow(
         &self,
         mut events: Events,
-        bar: &Bar,
+        bar: &Progress,
         mut each: impl FnMut(StoreEvent) -> Result<(), Problem>,
     ) -> Result<StoreDone, Problem> {
         loop {
             match events.next().await? {
-                Some(StoreEvent::Progress { done, length }) => self.progress(bar, done, length)?,
+                Some(StoreEvent::Progress { done, length }) => tell(bar, done, length)?,
                 Some(StoreEvent::Done(done)) => return Ok(done),
                 Some(StoreEvent::Failed(problem)) => return Err(problem),
                 Some(event) => each(event)?,
                 None => return Err(Problem::unreachable("the node stopped before it was done")),
             }
         }
-    }
-
-    fn progress(&self, bar: &Bar, done: u64, length: Option<u64>) -> Result<(), Problem> {
-        bar.at(done, length);
-        self.here.out.stream("progress", &json!({ "done": done, "length": length }))
     }
 
     /// The last line of a stream, or the only document.
@@ -142,18 +153,28 @@ impl Work<'_> {
 
     /// A command that is answered at once.
     async fn answer(&self, ask: StoreAsk) -> CommandResult {
-        let bar = Bar::none();
-        let done = self.follow(self.keeper.ask(ask).await?, &bar, |_| Ok(())).await;
+        let done = self.follow(self.keeper.ask(ask).await?, &Progress::none(&self.here.out), |_| Ok(())).await?;
+        self.document(&done, false)?;
+        self.here.out.say(answer_text(&done))?;
+        Ok(Exit::DONE)
+    }
+
+    async fn collect(&self, quota: Option<u64>) -> CommandResult {
+        let bar = Progress::new(&self.here.out, "collecting");
+        let done = self.follow(self.keeper.ask(StoreAsk::Gc { quota }).await?, &bar, |_| Ok(())).await;
         bar.end();
         let done = done?;
-        self.document(&done, false)?;
+        self.document(&done, true)?;
         self.here.out.say(answer_text(&done))?;
         Ok(Exit::DONE)
     }
 
     async fn add(&self, what: &Path) -> CommandResult {
         let path = absolute(what)?;
-        let bar = Bar::new(&self.here.out, "taking it in");
+        let bar = Progress::new(&self.here.out, "taking it in");
+        // What can't be read is an error of who does it.
+        let length = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|file| file.len());
+        bar.event("started", &json!({ "length": length }))?;
         let done = self.follow(self.keeper.ask(StoreAsk::Add { path }).await?, &bar, |_| Ok(())).await;
         bar.end();
         self.added(&done?)
@@ -161,26 +182,22 @@ impl Work<'_> {
 
     /// Standard input, of any length.
     async fn add_input(&self) -> CommandResult {
-        let bar = Arc::new(Bar::new(&self.here.out, "taking it in"));
+        let bar = Arc::new(Progress::new(&self.here.out, "taking it in"));
+        bar.event("started", &json!({ "length": null }))?;
         let done = match &self.keeper {
             Keeper::Here(store) => {
                 let events = Events::of_work(store, |store, tell| store_work::add_reader(store, io::stdin().lock(), tell));
                 self.follow(events, &bar, |_| Ok(())).await
             }
             Keeper::Node(client) => {
-                let (out, shown) = (self.here.out, bar.clone());
-                let (mut taken, mut told) = (0, Instant::now());
+                let (mut taken, shown) = (0, bar.clone());
                 let input = io::stdin().as_fd().try_clone_to_owned();
                 let input = input.map_err(|error| Problem::usage(format!("standard input can't be read: {error}")))?;
                 let input = tokio::fs::File::from_std(std::fs::File::from(input));
                 let input = ReaderStream::with_capacity(input, PIECE_BYTES).inspect_ok(move |piece| {
                     taken += piece.len() as u64;
-                    shown.at(taken, None);
-                    if told.elapsed() >= store_work::TELL_EVERY {
-                        told = Instant::now();
-                        // That it can't be shown is seen when the result is.
-                        let _ = out.stream("progress", &json!({ "done": taken, "length": null }));
-                    }
+                    // That it can't be shown is seen when the result is.
+                    let _ = tell(&shown, taken, None);
                 });
                 client.post_stream("/api/v1/store/add", input).await
             }
@@ -208,7 +225,11 @@ impl Work<'_> {
             if tree {
                 return Err(Problem::usage("a tree is laid out in a folder; it can't go to standard output"));
             }
-            return self.get_to_output(hash).await;
+            return match self.get_to_output(hash).await {
+                // Who reads it has seen enough.
+                Err(problem) if problem.status == STATUS_CLOSED_PIPE => Ok(Exit::CLOSED_PIPE),
+                other => other,
+            };
         }
         let to = match output {
             Some(folder) if !tree && folder.is_dir() => folder.join(&hash),
@@ -219,7 +240,7 @@ impl Work<'_> {
         if let Some(folder) = to.parent().filter(|folder| !folder.is_dir()) {
             return Err(Problem::usage(format!("{} is no folder, so nothing can be written to it", folder.display())));
         }
-        let bar = Bar::new(&self.here.out, "writing");
+        let bar = Progress::new(&self.here.out, "writing");
         let done = self.follow(self.keeper.ask(StoreAsk::Get { hash, to, tree }).await?, &bar, |_| Ok(())).await;
         bar.end();
         let done = done?;
@@ -269,7 +290,7 @@ impl Work<'_> {
     async fn why_broken(&self, hash: String) -> Option<Problem> {
         let events = self.keeper.ask(StoreAsk::Ls { beginning: hash }).await.ok()?;
         let mut damaged = None;
-        let bar = Bar::none();
+        let bar = Progress::none(&self.here.out);
         let listed = self.follow(events, &bar, |event| {
             if let StoreEvent::Blob(blob) = event
                 && blob.damaged
@@ -285,7 +306,7 @@ impl Work<'_> {
 
     async fn list(&self, beginning: String) -> CommandResult {
         let (out, now) = (self.here.out, now());
-        let bar = Bar::none();
+        let bar = Progress::none(&self.here.out);
         let mut any = false;
         let done = self.follow(self.keeper.ask(StoreAsk::Ls { beginning }).await?, &bar, |event| {
             let StoreEvent::Blob(blob) = event else { return Ok(()) };
@@ -305,20 +326,20 @@ impl Work<'_> {
 
     async fn scrub(&self) -> CommandResult {
         let out = self.here.out;
-        let bar = Bar::new(&out, "reading and proving");
+        let bar = Progress::new(&out, "reading and proving");
         let done = self.follow(self.keeper.ask(StoreAsk::Scrub).await?, &bar, |event| {
             match &event {
                 StoreEvent::Damaged(blob) => {
                     out.stream("damaged", blob)?;
-                    bar.note(&out, &format!("{} {} ({})", out.paint(Style::Bad, "damaged"), blob.hash, bytes(blob.length)));
+                    bar.note(&format!("{} {} ({})", out.paint(Style::Bad, "damaged"), blob.hash, bytes(blob.length)));
                 }
                 StoreEvent::Mended { hash } => {
                     out.stream("mended", &json!({ "hash": hash }))?;
-                    bar.note(&out, &format!("{} {hash}", out.paint(Style::Good, "fetched again")));
+                    bar.note(&format!("{} {hash}", out.paint(Style::Good, "fetched again")));
                 }
                 StoreEvent::NotMended { hash, reason } => {
                     out.stream("not-mended", &json!({ "hash": hash, "reason": reason }))?;
-                    bar.note(&out, &format!("{} {hash}: {}", out.paint(Style::Bad, "not fetched again"), plain(reason)));
+                    bar.note(&format!("{} {hash}: {}", out.paint(Style::Bad, "not fetched again"), plain(reason)));
                 }
                 _ => {}
             }
@@ -355,11 +376,9 @@ impl io::Write for StandardOutput {
     }
 }
 
-fn unwritable(error: &io::Error) -> Problem {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => closed_pipe(),
-        _ => Problem::failed(format!("writing to standard output: {error}")),
-    }
+/// How far it is.
+fn tell(bar: &Progress, done: u64, length: Option<u64>) -> Result<(), Problem> {
+    bar.at(done, length, None, |rate| json!({ "done": done, "length": length, "rate": rate }))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Problem> {
@@ -439,6 +458,9 @@ fn stats_text(stats: &StoreStats) -> String {
     table.row(["pins".into(), stats.pins.to_string()]);
     table.row(["database".into(), bytes(stats.database), "small blobs are in it".into()]);
     table.row(["free".into(), bytes(stats.free), "of the disk".into()]);
+    if let Some(quota) = stats.quota {
+        table.row(["quota".into(), bytes(quota), "then cached ones go, least recently used first".into()]);
+    }
     table.render()
 }
 

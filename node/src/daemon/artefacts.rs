@@ -7,7 +7,7 @@ use barnraiser_bootstrap::{BlobAccess, FetchProgress, FetchReport, FetchRequest}
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
 use barnraiser_protocol::record::payload::LeaseRef;
 use barnraiser_protocol::tree::MANIFEST_BYTES_MAX;
-use barnraiser_store::Durability;
+use barnraiser_store::{Durability, Hold};
 use tokio::sync::watch;
 
 use super::Daemon;
@@ -121,7 +121,7 @@ impl Daemon {
         let store = self.store.clone();
         let here = tokio::task::spawn_blocking(move || store.length(&hash)).await??;
         if let Some(length) = here {
-            return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0 });
+            return Ok(FetchReport { length, bytes_by_peer: BTreeMap::new(), already_had: length, stolen: 0, lost: BTreeMap::new() });
         }
         let mut providers: BTreeSet<NodeId> = likely.into_iter().filter(|node| *node != self.node()).collect();
         let request = |providers: &BTreeSet<NodeId>| FetchRequest {
@@ -158,16 +158,32 @@ impl Daemon {
         Ok(tokio::task::spawn_blocking(move || store.read_all(&hash, limit)).await??)
     }
 
-    /// Fetches a tree's manifest and all its files; gives the hashes of all of them.
-    pub(super) async fn fetch_tree(&self, network: NetworkId, tree: BlobHash, likely: Vec<NodeId>) -> anyhow::Result<BTreeSet<BlobHash>> {
+    /// Holds blobs against eviction. Waits for evictions that are under way.
+    pub(super) async fn hold(&self, mut hold: Hold, blobs: Vec<BlobHash>) -> anyhow::Result<Hold> {
+        Ok(tokio::task::spawn_blocking(move || {
+            blobs.into_iter().for_each(|hash| hold.add(hash));
+            hold
+        })
+        .await?)
+    }
+
+    /// Fetches a tree's manifest and all its files; gives the hashes of all of them, held.
+    pub(super) async fn fetch_tree(
+        &self,
+        network: NetworkId,
+        tree: BlobHash,
+        likely: Vec<NodeId>,
+    ) -> anyhow::Result<(BTreeSet<BlobHash>, Hold)> {
+        let hold = self.hold(self.store.hold(), vec![tree]).await?;
         self.fetch_bytes(network, tree, None, likely.clone(), MANIFEST_BYTES_MAX as u64).await?;
         let store = self.store.clone();
         let manifest = tokio::task::spawn_blocking(move || store.tree(&tree)).await??;
         let lengths: BTreeMap<BlobHash, u64> = manifest.blobs().collect();
+        let hold = self.hold(hold, lengths.keys().copied().collect()).await?;
         for (hash, length) in &lengths {
             self.fetch_blob(network, *hash, Some(*length), likely.clone(), None).await?;
         }
-        Ok(lengths.into_keys().chain([tree]).collect())
+        Ok((lengths.into_keys().chain([tree]).collect(), hold))
     }
 
     /// The manifest of a tree that is here, and all its files.

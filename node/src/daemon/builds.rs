@@ -269,9 +269,11 @@ impl Daemon {
         for (index, source) in order.action.sources.iter().enumerate() {
             let to = folder.join(format!("source-{index}"));
             if source.form == SourceForm::Tree {
-                blobs.extend(self.fetch_tree(network, source.blob, order.sources_from.clone()).await?);
+                let (of_tree, _hold) = self.fetch_tree(network, source.blob, order.sources_from.clone()).await?;
+                blobs.extend(of_tree);
                 self.lay_out(source.blob, &to, LayOut { epoch_s: order.action.epoch, ..LayOut::default() }).await?;
             } else {
+                let _hold = self.hold(self.store.hold(), vec![source.blob]).await?;
                 self.fetch_blob(network, source.blob, None, order.sources_from.clone(), None).await?;
                 blobs.insert(source.blob);
                 let (store, blob, path) = (self.store.clone(), source.blob, to.clone());
@@ -282,14 +284,16 @@ impl Daemon {
         for (index, need) in order.action.needs.iter().enumerate() {
             let to = folder.join(format!("need-{index}"));
             let from: Vec<NodeId> = order.needs_from.get(index).map_or_else(Vec::new, |(_, nodes)| nodes.clone());
-            blobs.extend(self.fetch_tree(network, need.tree, from).await?);
+            let (of_tree, _hold) = self.fetch_tree(network, need.tree, from).await?;
+            blobs.extend(of_tree);
             let only = need.only.iter().map(|pattern| Pattern::new(pattern)).collect();
             self.lay_out(need.tree, &to, LayOut { read_only: true, only, epoch_s: order.action.epoch }).await?;
             inputs.needs.push((need.clone(), to));
         }
         if let Rootfs::Tree(tree) = order.action.environment.rootfs {
             let to = folder.join("rootfs");
-            blobs.extend(self.fetch_tree(network, tree, order.sources_from.clone()).await?);
+            let (of_tree, _hold) = self.fetch_tree(network, tree, order.sources_from.clone()).await?;
+            blobs.extend(of_tree);
             self.lay_out(tree, &to, LayOut { read_only: true, epoch_s: 1, ..LayOut::default() }).await?;
             inputs.rootfs = Some(to);
         }

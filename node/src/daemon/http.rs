@@ -14,7 +14,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use barnraiser_bootstrap::FetchProgress;
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::engine::Engine;
 use barnraiser_protocol::engine::query::{BatchView, JobView};
@@ -26,14 +25,14 @@ use barnraiser_store::Durability;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Daemon;
 use super::engines::now;
 use super::networks::Network;
-use super::releases::{Afterwards, joining, no_release, view};
-use super::storing;
+use super::releases::{joining, no_release, view};
+use super::{fetching, storing};
 use crate::api::{self, Problem};
 use crate::sources::Sources;
 use crate::submit::{self, Surroundings};
@@ -86,7 +85,7 @@ fn routes(daemon: Arc<Daemon>) -> Router {
         .route("/release/propose", post(propose))
         .route("/release/publish", post(publish))
         .route("/releases/{channel}", get(release))
-        .route("/fetch", post(fetch));
+        .route("/fetch", post(fetching::fetch));
     Router::new()
         .route("/api/v1/status", get(status))
         .route("/api/v1/peers", get(peers))
@@ -105,7 +104,7 @@ fn routes(daemon: Arc<Daemon>) -> Router {
 
 impl Daemon {
     /// The network of that id, unique prefix or name.
-    fn network(&self, text: &str) -> Result<Arc<Network>, Problem> {
+    pub(super) fn network(&self, text: &str) -> Result<Arc<Network>, Problem> {
         let networks = self.networks();
         let found: Vec<&Arc<Network>> =
             networks.values().filter(|network| network.name == text || network.id.to_string().starts_with(text)).collect();
@@ -179,6 +178,8 @@ async fn status(State(daemon): Shared) -> Answer<api::Status> {
         addresses: daemon.net.addresses().await.iter().map(ToString::to_string).collect(),
         networks: networks.collect(),
         builds,
+        traffic: daemon.traffic_status(),
+        store: daemon.room_status().await?,
     }))
 }
 
@@ -490,37 +491,6 @@ async fn release(State(daemon): Shared, Path((net, channel)): Path<(String, Stri
     let charter = network.charter().ok_or_else(|| joining(&network))?;
     let release = network.release(&channel).ok_or_else(|| no_release(&network, &channel))?;
     Ok(Json(view(&release, &charter)))
-}
-
-/// Streams how far a fetch is, one document a line, and at last what came of it.
-async fn fetch(State(daemon): Shared, Path(net): Path<String>, Json(ask): Json<api::Fetch>) -> Result<Response, Problem> {
-    let network = daemon.network(&net)?;
-    let (progress, mut seen) = watch::channel(FetchProgress::default());
-    let (lines, answer) = mpsc::channel::<api::FetchEvent>(16);
-    let telling = lines.clone();
-    let teller = tokio::spawn(async move {
-        while seen.changed().await.is_ok() {
-            let now = seen.borrow_and_update().clone();
-            let providers = now.bytes_by_peer.len();
-            let event = api::FetchEvent::Progress { done: now.verified, length: now.length, providers };
-            if telling.send(event).await.is_err() {
-                return;
-            }
-        }
-    });
-    tokio::spawn(async move {
-        let event = tokio::select! {
-            fetched = daemon.fetch_for_user(&network, &ask, Afterwards::Kept, progress) => match fetched {
-                Ok(fetched) => api::FetchEvent::Done(fetched),
-                Err(problem) => api::FetchEvent::Failed(problem),
-            },
-            // Nobody waits for it any more; what is verified stays for the next time.
-            () = lines.closed() => return,
-        };
-        teller.abort();
-        let _ = lines.send(event).await;
-    });
-    ndjson(answer)
 }
 
 /// An answer of one JSON document a line, until nothing is sent any more.

@@ -241,6 +241,7 @@ impl Daemon {
             let (grants, policy) = (charter.grants().clone(), charter.policy().clone());
             self.engines.with(&network.id, |engine, now| engine.set_charter(now, grants, policy));
         }
+        self.branches.changed();
         self.announce_metadata(network, CHARTER_ROLE.into(), charter.version(), blob, length);
         tracing::info!(network = %network.name, version = charter.version(), "charter taken");
         network.fetching().charter_changed();
@@ -265,6 +266,7 @@ impl Daemon {
         network.releases.write().unwrap_or_else(PoisonError::into_inner).insert(channel.clone(), Arc::new(release));
         self.announce_metadata(network, format!("{RELEASE_ROLE}{channel}"), version, blob, length);
         tracing::info!(network = %network.name, channel, version, "release taken");
+        self.announcing.changed();
         Ok(())
     }
 

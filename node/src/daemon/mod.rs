@@ -2,21 +2,27 @@
 //!
 //! It decides nothing that the engine should: [`engines`] calls them, [`networks`] moves records, [`builds`] carries out
 //! build orders, [`artefacts`] fetches and keeps blobs, [`wanted`] what engines lack of batches, [`releases`] proposes and
-//! publishes, [`http`] answers on the home's Unix socket, [`storing`] does what people want of the store.
+//! publishes, [`http`] answers on the home's Unix socket, [`storing`] does what people want of the store,
+//! [`room`] keeps it to its quota, [`traffic`] looks at the clock and the month.
 
+mod announcing;
 mod artefacts;
+mod branches;
 mod builds;
 mod durable;
 pub mod engines;
 mod ephemeral;
+mod fetching;
 mod http;
 mod logs;
 mod metadata;
 mod networks;
 mod relay;
 mod releases;
+mod room;
 mod seeds;
 mod storing;
+mod traffic;
 mod wanted;
 pub mod workbench;
 
@@ -37,12 +43,14 @@ use barnraiser_store::Store;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-pub use ephemeral::ephemeral_fetch;
+pub(crate) use ephemeral::ephemeral_fetch;
+pub(crate) use fetching::Told;
 
 use crate::config::Config;
 use crate::home::Home;
 use engines::{Engines, now};
 use networks::Network;
+use traffic::Ledger;
 use workbench::{SandboxBench, Workbench};
 
 /// How many events a slow listener may lag behind.
@@ -75,11 +83,14 @@ pub struct Daemon {
     builds: Mutex<BTreeMap<(NetworkId, LeaseRef), builds::Running>>,
     bench: Arc<dyn Workbench>,
     private: Arc<artefacts::Private>,
+    branches: Arc<branches::KnownBranches>,
+    announcing: announcing::Announcing,
     events: broadcast::Sender<(NetworkId, Timestamp, Arc<serde_json::Value>)>,
     since: Timestamp,
     /// Whether it was started to build at all.
     wants_builds: bool,
     rest: Mutex<Option<(String, Option<Timestamp>)>>,
+    ledger: Mutex<Ledger>,
     /// Why nothing can be written now.
     stuck: Mutex<Option<String>>,
     stop: CancellationToken,
@@ -189,17 +200,23 @@ impl Daemon {
             cores: if wants { config.lend.cores } else { 0 },
             memory: if wants { config.lend.memory.0 } else { 0 },
         };
+        let ledger = {
+            let store = store.clone();
+            tokio::task::spawn_blocking(move || Ledger::open(&store)).await.map_err(anyhow::Error::from)??
+        };
         let engines = Arc::new(Engines::new(lend));
         let private = Arc::new(artefacts::Private::default());
+        let branches = Arc::new(branches::KnownBranches::default());
         let (net, net_events) = barnraiser_bootstrap::start(NetConfig {
             key: open.node.clone(),
             listen,
             external: Vec::new(),
             agent: concat!("barn/", env!("CARGO_PKG_VERSION")).into(),
-            limits: Limits::default(),
+            limits: Limits { connections: config.traffic.connections, rates: config.traffic.rates(), ..Limits::default() },
             store: store.clone(),
             access: private.clone(),
             records: Arc::new(Boards(engines.clone())),
+            branches: branches.clone(),
         })
         .await?;
         let rest = sandbox.err().filter(|_| wants).map(|problem| (problem.to_string(), None));
@@ -214,18 +231,27 @@ impl Daemon {
             builds: Mutex::default(),
             bench,
             private,
+            branches,
+            announcing: announcing::Announcing::default(),
             events: broadcast::channel(EVENTS_KEPT).0,
             since: now(),
             wants_builds: wants,
             rest: Mutex::new(rest),
+            ledger: Mutex::new(ledger),
             stuck: Mutex::default(),
             stop,
             home,
         });
         builds::sweep(&daemon.home.builds_dir());
+        // Before anything can travel.
+        daemon.look_at_traffic();
+        tokio::spawn(daemon.clone().watch_traffic());
+        tokio::spawn(daemon.clone().keep_room());
         tokio::spawn(daemon.clone().take_events(net_events));
         tokio::spawn(daemon.clone().drive());
+        tokio::spawn(daemon.clone().copy_branches());
         daemon.reload().await?;
+        tokio::spawn(daemon.clone().announce_what_is_here());
         Ok(daemon)
     }
 
@@ -237,6 +263,8 @@ impl Daemon {
             self.engines.remove(&id);
             self.networks_mut().remove(&id);
             self.net.leave(id).await?;
+            self.branches.changed();
+            self.announcing.changed();
         }
         for entry in entries {
             let name = entry.name.clone();
@@ -321,7 +349,7 @@ impl Daemon {
         }
         crate::builder::sandbox_check().map_err(|problem| problem.to_string())?;
         *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.engines.set_lend(Lend { builds: true, ..self.engines.lend() });
+        self.settle_lend();
         Ok(())
     }
 
@@ -334,7 +362,7 @@ impl Daemon {
             Some((why, Some(until))) => Some(format!("{why} until {until}")),
             Some((why, None)) => Some(why),
             None if !self.wants_builds => Some(format!("it takes no builds: {NO_BUILDS}")),
-            None => None,
+            None => self.net.traffic().resting(),
         }
     }
 
@@ -360,6 +388,8 @@ impl Daemon {
             self.keep_peers(network).await;
         }
         self.net.shutdown().await;
+        self.look_at_traffic();
+        self.keep_traffic().await;
     }
 
     /// Where the log of a build that runs or ran here is.

@@ -123,6 +123,7 @@ impl Daemon {
                 Ok(record) => {
                     let taken = self.engines.with(&network.id, |engine, now| engine.receive(now, &record));
                     if taken == Some(Reception::New) {
+                        self.branches.changed();
                         self.persist(network.id, std::slice::from_ref(&record), true).await;
                         self.send(network.id, &record).await;
                     }
@@ -179,6 +180,7 @@ impl Daemon {
         }
         engine.hand_back_lost(moment);
         self.engines.add(network.id, engine);
+        self.branches.changed();
         // What was heard before the charter was known could not be kept.
         for peer in self.net.peers().await {
             if peer.networks.contains(&network.id) {
@@ -272,6 +274,10 @@ impl Daemon {
             }
         }
         for (network, records) in keep {
+            // Two records of a node that no honest one signs both bar its operator.
+            if records.iter().any(|record| record.kind().by_operator() || record.kind() == Kind::FraudProof) {
+                self.branches.changed();
+            }
             self.persist(network, &records, false).await;
         }
     }

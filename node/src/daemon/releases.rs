@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::Daemon;
 use super::engines::now;
+use super::fetching::Telling;
 use super::networks::Network;
 use crate::api::{self, Problem};
 
@@ -50,6 +51,16 @@ pub(super) enum Afterwards {
     Kept,
     /// The store ends with the fetch: the file may be its own.
     Given,
+}
+
+/// The blob that a user wants.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub hash: BlobHash,
+    /// Its length in bytes, where a release says so.
+    pub length: Option<u64>,
+    /// The release that it belongs to, where one is known.
+    release: Option<Arc<Release>>,
 }
 
 impl Daemon {
@@ -114,7 +125,7 @@ impl Daemon {
         };
         let from = self.engines.ask(&network.id, |engine| engine.revealers(&tree)).unwrap_or_default();
         let failed = |error: anyhow::Error| Problem::unreachable(format!("{error:#}"));
-        self.fetch_tree(network.id, tree, from).await.map_err(failed)?;
+        let (_, _hold) = self.fetch_tree(network.id, tree, from).await.map_err(failed)?;
         let store = self.store.clone();
         let path = path.to_owned();
         let label = job.label.clone();
@@ -167,26 +178,13 @@ impl Daemon {
         }
         let view = view(&release, &charter);
         self.adopt_release(network, release).await.map_err(|error| Problem::failed(format!("{error:#}")))?;
-        for target in view.targets.values() {
-            if let Err(error) = self.net.provide(target.blake3).await {
-                tracing::warn!(%error, "the release can't be announced to Kademlia");
-            }
-        }
         Ok(view)
     }
 
-    /// Fetches a blob, or a file of a channel, and says who stands for it. What is written to a file may be kept in the store
-    /// `afterwards`.
-    pub(super) async fn fetch_for_user(
-        &self,
-        network: &Arc<Network>,
-        ask: &api::Fetch,
-        afterwards: Afterwards,
-        progress: watch::Sender<FetchProgress>,
-    ) -> Result<api::Fetched, Problem> {
-        let charter = network.charter();
-        let (hash, length, release) = match (ask.what.parse::<BlobHash>(), ask.what.split_once('/')) {
-            (Ok(hash), _) => (hash, None, self.release_with(network, &hash)),
+    /// Which blob a user means by a hash or `CHANNEL/NAME`.
+    pub(super) fn wanted_by_user(&self, network: &Network, what: &str) -> Result<Wanted, Problem> {
+        match (what.parse::<BlobHash>(), what.split_once('/')) {
+            (Ok(hash), _) => Ok(Wanted { hash, length: None, release: self.release_with(network, &hash) }),
             (Err(_), Some((channel, name))) => {
                 let release = network.release(channel).ok_or_else(|| no_release(network, channel))?;
                 let expires = release.expires();
@@ -200,16 +198,38 @@ impl Daemon {
                     let names: Vec<String> = release.targets().keys().map(ToString::to_string).collect();
                     Problem::not_found(format!("{channel} has no file {name:?}; it has {}", names.join(", ")))
                 })?;
-                (target.blob, Some(target.length), Some(release.clone()))
+                Ok(Wanted { hash: target.blob, length: Some(target.length), release: Some(release.clone()) })
             }
-            (Err(_), None) => {
-                return Err(Problem::usage(format!("{:?} is neither a hash of 64 digits nor CHANNEL/NAME", ask.what)));
-            }
-        };
+            (Err(_), None) => Err(Problem::usage(format!("{what:?} is neither a hash of 64 digits nor CHANNEL/NAME"))),
+        }
+    }
+
+    /// Fetches a blob, tells of it, and says who stands for it. What is written to a file may be kept in the store `afterwards`.
+    pub(super) async fn fetch_for_user(
+        &self,
+        network: &Arc<Network>,
+        ask: &api::Fetch,
+        wanted: &Wanted,
+        afterwards: Afterwards,
+        telling: &Telling,
+    ) -> Result<api::Fetched, Problem> {
+        let charter = network.charter();
+        let Wanted { hash, length, release } = wanted.clone();
         let likely = self.likely_holders(network, &hash, release.as_deref());
-        let differences = self.copy_what_is_here(network, ask, hash, length, &likely, &progress).await?;
-        let mut report =
-            self.fetch_blob(network.id, hash, length, likely, Some(progress)).await.map_err(|error| not_fetched(&hash, &error))?;
+        let (progress, seen) = watch::channel(FetchProgress::default());
+        let copying = async {
+            // Dropped at the end: then there is nothing more to follow.
+            let progress = progress;
+            self.copy_what_is_here(network, ask, hash, length, &likely, &progress).await
+        };
+        let nothing = BTreeMap::new();
+        let (differences, ()) = tokio::join!(copying, telling.follow(seen, &nothing));
+        let differences = differences?;
+        let (progress, seen) = watch::channel(FetchProgress::default());
+        let fetching = self.fetch_blob(network.id, hash, length, likely, Some(progress));
+        let (report, ()) = tokio::join!(fetching, telling.follow(seen, &differences.bytes_by_peer));
+        let mut report = report.map_err(|error| not_fetched(&hash, &error))?;
+        telling.brought(Some((report.length, report.already_had.saturating_sub(differences.copied + differences.pieces)))).await;
         for (node, bytes) in &differences.bytes_by_peer {
             *report.bytes_by_peer.entry(*node).or_default() += bytes;
         }
@@ -228,6 +248,7 @@ impl Daemon {
                 .map_err(|error| Problem::failed(error.to_string()))?
                 .map_err(|error| Problem::failed(error.to_string()))?;
         }
+        self.announcing.changed();
         let mut built_by = self.built_by(network, &hash, release.as_deref());
         if built_by.is_empty() {
             built_by = self.proven_builders(network, &hash, release.as_deref()).await;
@@ -359,7 +380,7 @@ fn not_fetched(hash: &BlobHash, error: &anyhow::Error) -> Problem {
     let here = error.chain().any(|cause| {
         cause.is::<Fault>()
             || matches!(cause.downcast_ref(), Some(PartialError::Fault(_)))
-            || matches!(cause.downcast_ref(), Some(FetchError::Local { .. }))
+            || matches!(cause.downcast_ref(), Some(FetchError::Local { .. } | FetchError::Resting { .. }))
     });
     let message = format!("{hash} can't be fetched: {error}");
     if here { Problem::failed(message) } else { Problem::unreachable(message) }

@@ -159,6 +159,7 @@ mod tests {
             what: "stable/a.img".into(),
             to: to.map(Path::to_owned),
             seed: seed.map(Path::to_owned),
+            along: false,
         };
         let length = Some(4 * MIB as u64);
         let choice = choose(&store, &ask(None, None), Some(earlier), &new, length).unwrap();

@@ -39,7 +39,12 @@ pub(super) async fn ask(State(daemon): State<Arc<Daemon>>, Json(ask): Json<Store
             })
         });
         let event = match worked.await.unwrap_or_else(|error| Err(Problem::failed(error.to_string()))) {
-            Ok(done) => StoreEvent::Done(daemon.mend(done, &lines).await),
+            Ok(done) => {
+                // Something may have been evicted, found damaged, or mended.
+                let done = daemon.mend(done, &lines).await;
+                daemon.announcing.changed();
+                StoreEvent::Done(done)
+            }
             Err(problem) => StoreEvent::Failed(problem),
         };
         let _ = lines.send(event).await;

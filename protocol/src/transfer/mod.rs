@@ -3,7 +3,8 @@
 //! The opener sends [`Request`]s, each in a frame (`u32` little-endian length, then the codec's bytes) and may send
 //! several before the first is answered; answers come in the order of the requests. An answer is a frame with an
 //! [`Answer`]; where it says that data follows, bao-encoded bytes of the range come in chunks (`u32` length, then that
-//! many bytes) up to [`DATA_END`]. What is not verified by the receiver is worth nothing, so nothing is signed here.
+//! many bytes) up to [`DATA_END`]. Who asks may say that it takes zstd; the provider then compresses what it likes to, and
+//! says so by [`DATA_ZSTD`]. What is not verified by the receiver is worth nothing, so nothing is signed here.
 //!
 //! Goals: any byte can be checked on arrival; many providers at once; a resumed fetch asks for what is missing only.
 //! Not goals: finding providers, order of delivery, secrecy of who asks for what.
@@ -38,6 +39,9 @@ pub const INLINE_BYTES_MAX: u64 = 256 << 10;
 pub const GET_BYTES_MAX: u64 = 1 << 20;
 /// The chunk length that ends the data of an answer.
 pub const DATA_END: u32 = 0;
+/// The chunk length that comes first where the data is one zstd frame, which must hold exactly the bytes that would have come
+/// without, and be shorter.
+pub const DATA_ZSTD: u32 = u32::MAX - 1;
 /// The chunk length that says that the provider could not go on (a failing disk): what came before may still be good.
 pub const DATA_ABORTED: u32 = u32::MAX;
 /// What proves a blob's length is the encoding of its end: the last group, which begins at a multiple of this many bytes.
@@ -93,6 +97,8 @@ pub enum Request {
         hash: BlobHash,
         /// Which units.
         wanted: UnitSet,
+        /// Whether the data may be compressed.
+        zstd: bool,
     },
     /// Send this range, of [`GET_BYTES_MAX`] bytes at most.
     Get {
@@ -100,6 +106,8 @@ pub enum Request {
         hash: BlobHash,
         /// Which bytes.
         range: ByteRange,
+        /// Whether the data may be compressed.
+        zstd: bool,
     },
     /// Which blob is the chunk list of this one ([`chunks`])? A provider that has none yet makes it, and is [`Answer::Busy`]
     /// where that takes long.
@@ -107,17 +115,24 @@ pub enum Request {
         /// The blob.
         hash: BlobHash,
     },
-    /// Send these bytes, [`GET_BYTES_MAX`] at most in all, one after the other and without proof: the asker proves what it
-    /// puts together of them.
+    /// Send these bytes, all within [`GET_BYTES_MAX`], one after the other and without proof: the asker proves what it puts
+    /// together of them.
     Pieces {
         /// The blob.
         hash: BlobHash,
         /// Which bytes: in order, none twice, none empty.
         ranges: BoundedVec<ByteRange, PIECES_MAX>,
+        /// Whether the data may be compressed.
+        zstd: bool,
     },
 }
 
 impl Request {
+    /// Whether the asker takes compressed data.
+    pub const fn takes_zstd(&self) -> bool {
+        matches!(self, Self::Any { zstd: true, .. } | Self::Get { zstd: true, .. } | Self::Pieces { zstd: true, .. })
+    }
+
     /// The blob that is asked for.
     pub const fn hash(&self) -> &BlobHash {
         match self {
@@ -228,10 +243,10 @@ mod tests {
         for request in [
             Request::Have { hash, inline_max: u32::MAX, end: true },
             Request::Wait { hash, units: u64::MAX },
-            Request::Any { hash, wanted: units },
-            Request::Get { hash, range },
+            Request::Any { hash, wanted: units, zstd: true },
+            Request::Get { hash, range, zstd: true },
             Request::Chunks { hash },
-            Request::Pieces { hash, ranges: pieces },
+            Request::Pieces { hash, ranges: pieces, zstd: true },
         ] {
             let bytes = codec::encode(&request);
             assert!(bytes.len() <= FRAME_BYTES_MAX);

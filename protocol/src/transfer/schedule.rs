@@ -3,7 +3,8 @@
 //! Units wait in one queue from which every provider takes, so a fast one takes more. In the first moments, while
 //! others are still being connected to, nobody takes more than an equal share: otherwise whoever answers first would
 //! serve small blobs alone. When no unit waits any more, idle providers take over units that their present provider has
-//! had for long (the end game). Calls: [`Schedule::joined`], then [`Schedule::next`] as often as the provider has room,
+//! had for long (the end game). Where somebody reads along ([`Schedule::set_in_order`]), the first units that are missing go
+//! before all others and are taken over alike: what the reader waits for waits for nobody. Calls: [`Schedule::joined`], then [`Schedule::next`] as often as the provider has room,
 //! each unit ended by [`Schedule::done`] or [`Schedule::failed`], and [`Schedule::left`].
 //!
 //! Where many fetch at once, they all lack the same, and who has everything should give each unit once before it gives any
@@ -27,6 +28,10 @@ const STEAL_AFTER_MEANS: u32 = 3;
 const COPIES_MAX: usize = 2;
 /// Of so many waiting units the one is taken that the fewest others could give.
 const LOOKED_AT: usize = 256;
+/// With a reader, as many of the first units that are not done go first, in order. More than eight providers with two requests
+/// each have in hand, so that none of them works far ahead while the reader waits; few enough that the others' order, which
+/// spreads the blob, holds for most of it.
+const IN_ORDER: usize = 24;
 
 /// What a provider should do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +87,8 @@ pub struct Schedule {
     cursor: u64,
     /// Makes this fetcher's order among units that are as rare as each other another one than that of all others.
     seed: u64,
+    /// Whether somebody reads what comes, from the first byte on.
+    in_order: bool,
     stolen: u64,
 }
 
@@ -92,7 +99,7 @@ impl Schedule {
         let open: BTreeMap<u64, Unit> = missing.iter().map(unit).collect();
         let waiting: BTreeSet<u64> = open.keys().copied().collect();
         let cursor = open.last_key_value().map_or(0, |(last, _)| seed % (last + 1));
-        Self { units: waiting.len(), open, waiting, providers: BTreeMap::new(), cursor, seed, stolen: 0 }
+        Self { units: waiting.len(), open, waiting, providers: BTreeMap::new(), cursor, seed, in_order: false, stolen: 0 }
     }
 
     /// Whether every unit is done.
@@ -103,6 +110,12 @@ impl Schedule {
     /// How many units were given to a second provider.
     pub const fn stolen(&self) -> u64 {
         self.stolen
+    }
+
+    /// Whether somebody reads what comes, from the first byte on: from now on the first units that are missing go first. May
+    /// change at any time.
+    pub const fn set_in_order(&mut self, in_order: bool) {
+        self.in_order = in_order;
     }
 
     /// A provider is being connected to.
@@ -132,16 +145,24 @@ impl Schedule {
         if provider.held.as_ref() != Some(held) {
             provider.held = Some(held.clone());
         }
-        if let Some(start) = self.waiting_for(&node, held) {
+        let front = if self.in_order { self.at_the_front(&node, held, now) } else { None };
+        if let Some(start) = front.or_else(|| self.waiting_for(&node, held)) {
+            if !self.waiting.contains(&start) {
+                self.stolen += 1;
+                return self.take(start, node, now);
+            }
             if now < FAIR_START && !self.may_take_more(&node) {
                 return Next::Wait(Some(FAIR_START));
             }
+            // What a reader waits for is nobody's choice.
             if *held == Held::All
+                && front.is_none()
                 && let Some(next) = self.choice(&node, now)
             {
                 return next;
             }
-            self.cursor = start;
+            // What a reader waits for leaves the order of the rest alone.
+            self.cursor = if front.is_some() { self.cursor } else { start };
             self.waiting.remove(&start);
             return self.take(start, node, now);
         }
@@ -246,6 +267,25 @@ impl Schedule {
         in_line.filter(is_held).take(LOOKED_AT).min_by_key(|start| (givers(start), blend(**start ^ self.seed))).copied()
     }
 
+    /// The first of the units that a reader waits for that `node` should fetch: one that waits, else one that another has had for
+    /// long.
+    fn at_the_front(&self, node: &NodeId, held: &Held, now: Duration) -> Option<u64> {
+        let mut front = self.open.iter().take(IN_ORDER).filter(|(start, unit)| held.covers(&ByteRange { start: **start, end: unit.end }));
+        let waiting = front.clone().find(|(start, _)| self.waiting.contains(start));
+        let late = || front.find(|(_, unit)| self.is_late(node, unit, now));
+        waiting.or_else(late).map(|(start, _)| *start)
+    }
+
+    /// Whether `node` may take the unit over from the one that has it.
+    fn may_steal(node: NodeId, unit: &Unit) -> bool {
+        unit.takers.len() < COPIES_MAX && unit.takers.iter().all(|(taker, _)| *taker != node)
+    }
+
+    fn is_late(&self, node: &NodeId, unit: &Unit, now: Duration) -> bool {
+        let since = unit.takers.first().map(|(_, since)| *since);
+        Self::may_steal(*node, unit) && since.is_some_and(|since| now.saturating_sub(since) >= self.patience(node))
+    }
+
     /// Whether `node` is below its equal share, or all others have had theirs.
     fn may_take_more(&self, node: &NodeId) -> bool {
         let share = self.units.div_ceil(self.providers.len().max(1));
@@ -276,11 +316,7 @@ impl Schedule {
         let oldest = self
             .open
             .iter()
-            .filter(|(start, unit)| {
-                unit.takers.len() < COPIES_MAX
-                    && unit.takers.iter().all(|(taker, _)| *taker != node)
-                    && held.covers(&ByteRange { start: **start, end: unit.end })
-            })
+            .filter(|(start, unit)| Self::may_steal(node, unit) && held.covers(&ByteRange { start: **start, end: unit.end }))
             .filter_map(|(start, unit)| unit.takers.first().map(|(_, since)| (*since, *start)))
             .min();
         match oldest {
@@ -345,6 +381,49 @@ mod tests {
         assert!(schedule.done(&node(2), unit.start, STEAL_AFTER_MIN));
         assert!(!schedule.done(&node(1), unit.start, STEAL_AFTER_MIN), "the late copy is not counted");
         assert_eq!(schedule.next(node(1), &Held::All, STEAL_AFTER_MIN), Next::Finished);
+    }
+
+    /// Whoever reads along gets the first bytes at once, and is never held up by a provider that stands still while others do
+    /// what nobody waits for.
+    #[test]
+    fn units_go_in_order_where_somebody_reads_along() {
+        let mut schedule = Schedule::new(&units(64), 40 * MIB);
+        schedule.set_in_order(true);
+        schedule.joined(node(1));
+        schedule.joined(node(2));
+        let mut take = |number: u8, now| match schedule.next(node(number), &Held::All, now) {
+            Next::Unit(range) => range.start / MIB,
+            other => panic!("{other:?}"),
+        };
+        // In line, shared by two.
+        assert_eq!([take(1, FAIR_START), take(2, FAIR_START), take(1, FAIR_START), take(2, FAIR_START)], [0, 1, 2, 3]);
+        // One of them stands still; what it has is taken over before anything beyond the window is begun.
+        for unit in 4..IN_ORDER as u64 {
+            assert_eq!(take(1, FAIR_START), unit);
+        }
+        let beyond = take(1, FAIR_START);
+        assert_eq!(beyond, 40, "nobody stands idle");
+        assert_eq!(take(1, FAIR_START + STEAL_AFTER_MIN), 1);
+        for unit in [0, 1, 2] {
+            assert!(schedule.done(&node(1), unit * MIB, FAIR_START));
+        }
+        // What is done moves the window on.
+        let Next::Unit(next) = schedule.next(node(1), &Held::All, FAIR_START) else { panic!("a unit waits") };
+        assert_eq!(next.start / MIB, IN_ORDER as u64);
+        // Nobody reads any more: in the other order again.
+        schedule.set_in_order(false);
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(64)[41]));
+    }
+
+    /// Who has everything may choose, but not what a reader waits for.
+    #[test]
+    fn what_a_reader_waits_for_is_left_to_nobodys_choice() {
+        let mut schedule = Schedule::new(&units(64), 40 * MIB);
+        schedule.set_in_order(true);
+        for unit in 0..IN_ORDER as u64 {
+            assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Unit(units(64)[unit as usize]));
+        }
+        assert_eq!(schedule.next(node(1), &Held::All, FAIR_START), Next::Any(UnitSet::new(IN_ORDER as u64..64)));
     }
 
     /// What another fetcher has is left to it, as long as a third one has something that fewer could give.
@@ -432,11 +511,13 @@ mod tests {
         #[test]
         fn every_missing_byte_is_fetched(
             missing in proptest::sample::subsequence(units(40), 0..=40),
+            in_order: bool,
             seed: u64,
             faults in proptest::collection::vec(0u8..4, 0..200),
         ) {
             let wanted: u64 = missing.iter().map(ByteRange::length).sum();
             let mut schedule = Schedule::new(&missing, seed);
+            schedule.set_in_order(in_order);
             let (mut delivered, mut now) = (0, Duration::ZERO);
             let mut faults = faults.into_iter();
             while !schedule.is_finished() {

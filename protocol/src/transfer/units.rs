@@ -63,7 +63,11 @@ impl UnitSet {
 
     /// The units, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        let units = self.bits.iter().zip(0u64..).flat_map(|(byte, at)| (0..8).filter(move |bit| byte & (1 << bit) != 0).map(move |bit| at * 8 + bit));
+        let units = self
+            .bits
+            .iter()
+            .zip(0u64..)
+            .flat_map(|(byte, at)| (0..8).filter(move |bit| byte & (1 << bit) != 0).map(move |bit| at * 8 + bit));
         // Whoever sends a set that begins near the end of all numbers says nothing.
         units.filter_map(|at| self.first.checked_add(at))
     }

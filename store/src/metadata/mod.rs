@@ -6,14 +6,15 @@
 
 mod entry;
 mod keyed;
+mod mark;
 mod records;
 
 use std::path::Path;
 
 use barnraiser_protocol::codec;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Options, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME,
+    Options, WriteBatch, WriteOptions,
 };
 
 pub(crate) use entry::{BlobEntry, Class, PartialHeader, Place, State};
@@ -21,6 +22,7 @@ pub use keyed::{MetaRow, Pin};
 pub use records::StoredRecord;
 
 use crate::error::{Fault, OpenError};
+use mark::Mark;
 
 /// A column family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub(crate) type Row = (Box<[u8]>, Box<[u8]>);
 /// The database.
 pub(crate) struct Metadata {
     db: DB,
+    /// Up to where it has promised that nothing is lost.
+    mark: Mark,
 }
 
 // An idle node must stay below 80 MiB in all, and the database is one of many parts of it.
@@ -102,6 +106,9 @@ impl Metadata {
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         options.set_manual_wal_flush(hold_unsynced);
+        // What was being written when the process ended may be there in part. A record that is wrong is damage: by default all that
+        // was written after it would be left out without a word, promises among it.
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
         // RocksDB's own family stays empty, but it counts: after a full disk, writes go on only when there is room for the
         // largest write buffer of all, and its default is twice what the store keeps free.
@@ -109,13 +116,24 @@ impl Metadata {
         unused.set_write_buffer_size(WRITE_BUFFER_BYTES);
         let unused = ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, unused);
         let families = families.into_iter().chain([unused]);
+        let damaged = |message: String| OpenError::DamagedDatabase { root: root.to_owned(), message };
+        if mark::lacks_current(path) {
+            // A new database would be made there, beside what is left of this one.
+            return Err(damaged("its file CURRENT is missing".into()));
+        }
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| match error.kind() {
             rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => {
-                OpenError::DamagedDatabase { root: root.to_owned(), message: error.to_string() }
+                damaged(error.to_string())
             }
+            _ if error.to_string().contains("No such file or directory") => damaged(error.to_string()),
             _ => Fault::database("open", &error).into(),
         })?;
-        Ok(Self { db })
+        let mark = Mark::open(path).map_err(|source| Fault::io("open", path, 4096, source))?;
+        let (promised, found) = (mark.promised(), db.latest_sequence_number());
+        if found < promised {
+            return Err(damaged(format!("it ends at write {found}, and had promised to keep all up to {promised}")));
+        }
+        Ok(Self { db, mark })
     }
 
     pub(crate) fn family(&self, family: Family) -> &ColumnFamily {
@@ -144,7 +162,13 @@ impl Metadata {
     pub(crate) fn write(&self, batch: WriteBatch, sync: Sync) -> Result<(), Fault> {
         let mut options = WriteOptions::default();
         options.set_sync(sync == Sync::Now);
-        self.db.write_opt(batch, &options).map_err(|error| Fault::database("write", &error))
+        // The least that is synced when the call returns: others may write meanwhile, behind this batch or before it.
+        let synced = self.db.latest_sequence_number() + batch.len() as u64;
+        self.db.write_opt(batch, &options).map_err(|error| Fault::database("write", &error))?;
+        if sync == Sync::Now {
+            self.mark.promise(synced);
+        }
+        Ok(())
     }
 
     /// Everything from `start` (which is in it) to `end` (which is not), in the order of keys.
@@ -187,7 +211,10 @@ impl Metadata {
 
     /// Makes everything that was written until now survive a power loss.
     pub(crate) fn sync(&self) -> Result<(), Fault> {
-        self.db.flush_wal(true).map_err(|error| Fault::database("sync", &error))
+        let synced = self.db.latest_sequence_number();
+        self.db.flush_wal(true).map_err(|error| Fault::database("sync", &error))?;
+        self.mark.promise(synced);
+        Ok(())
     }
 }
 

@@ -75,6 +75,7 @@ impl Store {
             partial.settle()?;
             if partial.length() == length {
                 if fresh {
+                    self.make_room(partial.missing_bytes(), partial.missing_bytes())?;
                     self.check_room("fetch a blob", partial.missing_bytes())?;
                 }
                 return Ok(partial);
@@ -123,8 +124,15 @@ impl Store {
             units.claim(if adopted { (0..unit_count(length)).collect() } else { units::noted(self, hash)? });
             (Backing::Files(files), units)
         };
-        let state =
-            PartialState { store: self.clone(), hash: *hash, length, backing, units: Mutex::new(units), end: Mutex::default(), settled: Mutex::new(false) };
+        let state = PartialState {
+            store: self.clone(),
+            hash: *hash,
+            length,
+            backing,
+            units: Mutex::new(units),
+            end: Mutex::default(),
+            settled: Mutex::new(false),
+        };
         let state = Arc::new(state);
         let mut live = self.partials();
         // Fetches that nobody holds any more go with the next one that begins.
@@ -144,7 +152,7 @@ pub fn check_length(hash: &BlobHash, length: u64, range: &Range<u64>, encoded: &
     if length > BLOB_BYTES_MAX {
         return Err(PartialError::Length { hash: *hash, claimed: length, proven: None });
     }
-    if range.end != length || range.start % GROUP_BYTES != 0 {
+    if range.end != length || range.start > range.end || (range.is_empty() && length > 0) || range.start % GROUP_BYTES != 0 {
         return Err(PartialError::NotAUnit { start: range.start, end: range.end, length });
     }
     decode::unit(hash, length, range, encoded).map(|_| ())

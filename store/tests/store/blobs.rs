@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::ops::ControlFlow;
 
 use barnraiser_protocol::id::BlobHash;
-use barnraiser_store::{Durability, ReadError, Stats, Store};
+use barnraiser_store::{Collecting, Durability, ReadError, Stats, Store};
 
 use crate::support::{blob_path, bytes, check_sound, encoding, files_below, flip, home};
 
@@ -120,6 +120,32 @@ fn source_file_stays_as_it_is_and_export_gives_it_back() {
     assert!(home.store.import_file(home.folder.path(), Durability::Cached).is_err());
 }
 
+/// What a process that was killed in the middle of an export left beside the file stayed there for ever.
+#[test]
+fn what_a_killed_export_left_is_used_by_the_next_one() {
+    let home = home();
+    let blob = bytes(6, 100_000);
+    let hash = home.store.import_bytes(&blob, Durability::Cached).unwrap();
+    let folder = home.folder.path().join("images");
+    std::fs::create_dir(&folder).unwrap();
+    let (to, left) = (folder.join("image"), folder.join(".image.0.part"));
+    std::fs::write(&left, bytes(7, 200_000)).unwrap();
+    home.store.export(&hash, &to).unwrap();
+    assert!(std::fs::read(&to).unwrap() == blob && files_below(&folder) == 1);
+    // One that somebody is writing to is left alone, and so is what only looks like one.
+    let theirs = std::fs::File::create(&left).unwrap();
+    theirs.lock().unwrap();
+    std::os::unix::fs::symlink(&to, folder.join(".image.1.part")).unwrap();
+    let other = home.store.import_bytes(&bytes(8, 70_000), Durability::Cached).unwrap();
+    std::fs::hard_link(&to, folder.join("kept")).unwrap();
+    let error = home.store.export(&other, &to).unwrap_err();
+    assert!(error.to_string().contains(".image.1.part"), "{error}");
+    std::fs::remove_file(folder.join(".image.1.part")).unwrap();
+    home.store.export(&other, &to).unwrap();
+    assert!(std::fs::read(&to).unwrap() == bytes(8, 70_000) && std::fs::read(folder.join("kept")).unwrap() == blob);
+    assert!(left.exists());
+}
+
 #[test]
 fn read_all_keeps_to_its_limit() {
     let home = home();
@@ -154,7 +180,7 @@ fn damaged_blob_is_refused_everywhere_and_mended_by_coming_again() {
                     error.to_string()
                 }
                 _ => {
-                    let scrubbed = home.store.scrub(&mut |_, _| ControlFlow::Continue(())).unwrap();
+                    let scrubbed = home.store.scrub(&mut |_| ControlFlow::Continue(())).unwrap();
                     assert_eq!(scrubbed.damaged, vec![hash]);
                     format!("{hash}")
                 }
@@ -219,6 +245,52 @@ fn announcing_a_cached_blob_keeps_it() {
     }
 }
 
+/// A blob may be as long as a disk: who watches a scrub sees it go on within one, and may end it there.
+#[test]
+fn scrub_tells_how_far_it_is_within_a_blob_and_can_be_called_off() {
+    let home = home();
+    home.store.import_bytes(&bytes(9, 5_000_000), Durability::Cached).unwrap();
+    let mut told = Vec::new();
+    let scrubbed = home.store.scrub(&mut |count| {
+        told.push(count);
+        ControlFlow::Continue(())
+    });
+    assert_eq!((scrubbed.unwrap().bytes, told.iter().sum::<u64>()), (5_000_000, 5_000_000));
+    assert!(told.len() > 100 && told.iter().all(|count| *count <= 16 << 10), "{} times", told.len());
+    let mut seen = 0;
+    let scrubbed = home.store.scrub(&mut |count| {
+        seen += count;
+        if seen > 100_000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(scrubbed.unwrap(), barnraiser_store::Scrubbed::default());
+    assert!(seen < 200_000);
+}
+
+#[test]
+fn collection_tells_how_far_it_is_and_can_be_called_off() {
+    let home = home();
+    for seed in 0..10 {
+        home.store.import_bytes(&bytes(seed, 100_000), Durability::Cached).unwrap();
+    }
+    let mut told = Vec::new();
+    let collected = home.store.gc_watched(450_000, &mut |at| {
+        told.push(at);
+        if at == (Collecting::Evicting { done: 200_000, goal: 550_000 }) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!((collected.unwrap().blobs, home.store.stats().unwrap().blobs), (2, 8));
+    assert!(told.contains(&Collecting::Looking { entries: 10 }), "{told:?}");
+    told.clear();
+    home.store
+        .gc_watched(450_000, &mut |at| {
+            told.push(at);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    // 8 are left; one more than fits half must go.
+    assert!(told.contains(&Collecting::Evicting { done: 400_000, goal: 400_000 }), "{told:?}");
+    assert_eq!(told.last(), Some(&Collecting::Sweeping { folders: 255 }));
+}
+
 /// Without its database a store takes its files in again.
 #[test]
 fn files_are_recovered_when_the_database_was_moved_away() {
@@ -231,7 +303,7 @@ fn files_are_recovered_when_the_database_was_moved_away() {
     std::fs::rename(root.join("db"), root.join("db.old")).unwrap();
     let store = Store::open(&root).unwrap();
     assert!(!store.contains(&hash).unwrap());
-    assert_eq!(store.scrub(&mut |_, _| ControlFlow::Continue(())).unwrap().recovered, 1);
+    assert_eq!(store.scrub(&mut |_| ControlFlow::Continue(())).unwrap().recovered, 1);
     assert!(store.read_all(&hash, u64::MAX).unwrap() == blob);
     drop(folder);
 }

@@ -166,7 +166,10 @@ fn fetch_resumes_with_what_is_verified() {
         partial.write_unit(range.clone(), &encoding(&seed.store, &hash, range).unwrap()).unwrap();
     }
     let some = vec![0..UNIT_BYTES, 2 * UNIT_BYTES..4 * UNIT_BYTES, 6 * UNIT_BYTES..length];
-    assert_eq!(fetcher.store.available(&hash).unwrap(), Some(Available { length, complete: false, length_is_proven: true, ranges: some.clone() }));
+    assert_eq!(
+        fetcher.store.available(&hash).unwrap(),
+        Some(Available { length, complete: false, length_is_proven: true, ranges: some.clone() })
+    );
     assert!(matches!(encoding(&fetcher.store, &hash, 0..2 * UNIT_BYTES), Err(ReadError::NotFound(_))));
     let root = fetcher.store.root().to_owned();
     let folder = fetcher.folder;
@@ -266,4 +269,42 @@ fn complete_and_discard_at_once_do_not_block() {
         assert_eq!(fetcher.store.contains(&hash).unwrap(), completed.is_ok());
     }
     assert!(check_sound(&fetcher.store).is_empty());
+}
+
+/// Whoever reads along gets the bytes in order as far as they are here, never one that is not, and all of them in the end.
+#[test]
+fn reader_along_a_fetch_gets_what_is_here_in_order() {
+    let (seed, fetcher) = (home(), home());
+    for length in [5_000, 3 * MIB, 3 * MIB + 70_001] {
+        let blob = bytes(length as u64, length);
+        let hash = seed.store.import_bytes(&blob, Durability::Cached).unwrap();
+        let mut read = Vec::new();
+        let read_on = |read: &mut Vec<u8>| {
+            while fetcher.store.read_on(&hash, read.len() as u64, read).unwrap() > 0 {}
+            read.len()
+        };
+        assert_eq!(read_on(&mut read), 0, "not even begun");
+        let partial = fetcher.store.partial(&hash, length as u64).unwrap();
+        assert_eq!(read_on(&mut read), 0);
+        let units = unit_count(length as u64);
+        for unit in [units - 1, 0].into_iter().chain(1..units) {
+            let range = unit_range(unit, length as u64);
+            partial.write_unit(range.clone(), &encoding(&seed.store, &hash, range).unwrap()).unwrap();
+            let here = partial.verified().first().filter(|range| range.start == 0).map_or(0, |range| range.end as usize);
+            assert_eq!(read_on(&mut read), here);
+            assert!(read[..] == blob[..here]);
+            // From the middle of a group as well.
+            let mut tail = Vec::new();
+            let from = here.saturating_sub(1001);
+            assert_eq!(fetcher.store.read_on(&hash, from as u64, &mut tail).unwrap() as usize, here - from);
+            assert!(tail[..] == blob[from..here]);
+        }
+        partial.complete(Durability::Cached).unwrap();
+        assert!(read == blob);
+        // Of a whole blob, unit by unit, the same.
+        read.clear();
+        assert_eq!(read_on(&mut read), length);
+        assert!(read == blob);
+        assert_eq!(fetcher.store.read_on(&hash, length as u64 + 5, &mut Vec::new()).unwrap(), 0);
+    }
 }

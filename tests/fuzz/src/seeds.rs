@@ -107,10 +107,10 @@ fn transfer() -> Vec<(String, Vec<u8>)> {
     vec![
         ("have".into(), codec::encode(&Request::Have { hash, inline_max: 1000, end: true })),
         ("wait".into(), codec::encode(&Request::Wait { hash, units: 3 })),
-        ("any".into(), codec::encode(&Request::Any { hash, wanted: units.clone() })),
-        ("get".into(), codec::encode(&Request::Get { hash, range })),
+        ("any".into(), codec::encode(&Request::Any { hash, wanted: units.clone(), zstd: true })),
+        ("get".into(), codec::encode(&Request::Get { hash, range, zstd: true })),
         ("chunks".into(), codec::encode(&Request::Chunks { hash })),
-        ("pieces".into(), codec::encode(&Request::Pieces { hash, ranges: pieces })),
+        ("pieces".into(), codec::encode(&Request::Pieces { hash, ranges: pieces, zstd: true })),
         ("list".into(), codec::encode(&Answer::Chunks { list: hash, length: 9000 })),
         ("found".into(), codec::encode(&Answer::Found { length: 9000, held: Held::Units(units), data: Data::Encoded(range) })),
         ("busy".into(), codec::encode(&Answer::Busy)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use barnraiser_bootstrap::identity::{keypair, node_id, peer_of};
 use barnraiser_bootstrap::substream::{Behaviour, Lane, Opener, frame};
-use barnraiser_bootstrap::{BlobAccess, Limits, Multiaddr, Net, NetConfig, PeerId, RecordSource, Topic, swarm};
+use barnraiser_bootstrap::{BlobAccess, Limits, Multiaddr, Net, NetConfig, PeerId, RecordSource, Strangers, Topic, swarm};
 use barnraiser_protocol::id::{ActionId, BatchId, BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::record::payload::{Batch, Metadata, Priority, Retry};
@@ -151,6 +151,7 @@ impl Stranger {
             store: Store::open(&village.path("stranger")).unwrap(),
             access: Arc::new(Everybody),
             records: offered.clone(),
+            branches: Arc::new(Strangers),
         };
         let (net, mut events) = barnraiser_bootstrap::start(config).await.unwrap();
         tokio::spawn(async move { while events.recv().await.is_some() {} });
@@ -214,7 +215,7 @@ async fn malformed_and_oversized_messages_are_refused_and_counted() {
     // A well-formed request for nonsense is answered, and the stream goes on.
     let mut stream = raw.open(BLOB_PROTOCOL).await;
     for range in [ByteRange { start: 9, end: 3 }, ByteRange { start: 0, end: u64::MAX }, ByteRange { start: 5, end: 5 }] {
-        frame::write(&mut stream, &Request::Get { hash: BlobHash([9; 32]), range }).await.unwrap();
+        frame::write(&mut stream, &Request::Get { hash: BlobHash([9; 32]), range, zstd: false }).await.unwrap();
         let answer: Option<Answer> = frame::read(&mut stream, FRAME_BYTES_MAX).await.unwrap();
         assert_eq!(answer, Some(Answer::NotFound));
     }

@@ -6,6 +6,7 @@
 //! pieces ([`pieces`]), and the unit counts once its hash is right. What can't be had this way, for whatever reason, is left
 //! to the fetch: a lying list, provider or seed costs time and bytes, bounded by [`REFUSED_MAX`], and nothing else.
 
+mod making;
 mod pieces;
 mod serve;
 
@@ -27,6 +28,7 @@ use crate::net::Context;
 use crate::substream::frame::{self, within};
 use crate::substream::{Lane, OpenError};
 
+pub(crate) use making::Making;
 pub(super) use serve::{chunks, pieces};
 
 /// Providers that are asked for a chunk list, one after the other.
@@ -35,6 +37,10 @@ const PROVIDERS_MAX: usize = 4;
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
 /// ... and how often it is asked.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A list is waited for as long as it would take at this rate (bytes a second, what a slow home's line has), and half a minute:
+/// by then the whole blob is the better choice.
+const LIST_RATE: u64 = 64 << 10;
+const LIST_TIME: Duration = Duration::from_secs(30);
 /// The longest that connecting to a provider may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// After so many units that were not right, list or provider are not believed any more.
@@ -132,7 +138,7 @@ async fn copy(
     let store = context.config.store.clone();
     let here = blocking(hash, move || Ok(store.contains(&hash)?)).await?;
     let nothing = seeds.given.is_empty() && seeds.candidates.is_empty();
-    if here || nothing || request.length.is_some_and(|length| !has_list(length)) {
+    if here || nothing || context.traffic.rests() || request.length.is_some_and(|length| !has_list(length)) {
         return Ok(());
     }
     let listed = listed(context, request).await?;
@@ -144,7 +150,9 @@ async fn copy(
     let list = Arc::new(list);
     let (store, wanted) = (context.config.store.clone(), list.clone());
     let compared = blocking(hash, move || Ok(compare(&store, &wanted, seeds))).await?;
-    let plans: VecDeque<UnitPlan> = (0..unit_count(length)).rev().filter_map(|unit| compared.plan(&list, unit)).collect();
+    // The last goes first, since it proves the length; then in order, for who reads along.
+    let last = unit_count(length) - 1;
+    let plans: VecDeque<UnitPlan> = std::iter::once(last).chain(0..last).filter_map(|unit| compared.plan(&list, unit)).collect();
     if plans.is_empty() {
         return Err(Obstacle::NothingInCommon);
     }
@@ -218,7 +226,9 @@ async fn list_of(context: &Arc<Context>, request: &FetchRequest, provider: NodeI
         durability: Durability::Cached,
         limit: CHUNK_LIST_BYTES_MAX as u64,
     };
-    let report = Box::pin(fetch(context, wanted, None)).await?;
+    let most = LIST_TIME + Duration::from_secs(length / LIST_RATE);
+    let fetching = tokio::time::timeout(most, Box::pin(fetch(context, wanted, None)));
+    let report = fetching.await.map_err(|_| lost("gives its chunk list too slowly"))??;
     let bytes = report.bytes_by_peer.values().sum();
     let (store, hash) = (context.config.store.clone(), request.hash);
     let read = tokio::task::spawn_blocking(move || {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NodeId};
@@ -11,19 +12,24 @@ use barnraiser_store::{Outline, PartialBlob, PartialError, Seeds, UnitPlan};
 use libp2p::swarm::Stream;
 use tokio::sync::watch;
 
-use super::super::data;
+use super::super::data::{self, Form};
 use super::super::fetch::blocking;
 use super::super::{FetchProgress, PROTOCOL};
 use super::{CONNECT_TIMEOUT, Differences, Obstacle, REFUSED_MAX};
 use crate::net::Context;
 use crate::substream::frame::{self, within};
 use crate::substream::{Lane, OpenError};
+use crate::traffic::pack;
 
 /// Requests that may be under way: most are of a few KiB, and a round trip each would be most of the time. They take less
 /// than a stream holds unread, so writing them never waits for answers to be read.
 const DEPTH: usize = 24;
 /// Bytes that may be under way.
 const AHEAD_BYTES: u64 = 4 << 20;
+
+/// A provider that gives fewer bytes a second than this, beyond the time that a silent one is given, is left: all others
+/// could be giving the blob meanwhile.
+const RATE_MIN: u64 = 16 << 10;
 
 /// The work on one blob with one provider.
 pub(super) struct Work<'a> {
@@ -32,6 +38,8 @@ pub(super) struct Work<'a> {
     outline: Arc<Outline>,
     seeds: Arc<Mutex<Seeds>>,
     provider: NodeId,
+    /// Bytes that were here before.
+    already_had: u64,
     progress: Option<&'a watch::Sender<FetchProgress>>,
 }
 
@@ -44,7 +52,8 @@ impl<'a> Work<'a> {
         provider: NodeId,
         progress: Option<&'a watch::Sender<FetchProgress>>,
     ) -> Self {
-        Self { context, partial, outline, seeds: Arc::new(Mutex::new(seeds)), provider, progress }
+        let already_had = partial.length() - partial.missing_bytes();
+        Self { context, partial, already_had, outline, seeds: Arc::new(Mutex::new(seeds)), provider, progress }
     }
 
     /// Goes through the plans, of which the last unit's is first if it has one.
@@ -54,6 +63,10 @@ impl<'a> Work<'a> {
         let mut asked: VecDeque<(UnitPlan, u64)> = VecDeque::new();
         loop {
             let ahead: u64 = asked.iter().map(|(_, bytes)| bytes).sum();
+            if self.context.traffic.rests() {
+                // The fetch that follows says so.
+                return Ok(());
+            }
             if asked.len() < DEPTH
                 && ahead < AHEAD_BYTES
                 && let Some(plan) = plans.pop_front()
@@ -65,7 +78,7 @@ impl<'a> Work<'a> {
                 }
                 let bytes = ranges.iter().map(ByteRange::length).sum();
                 // Plans with more were left out.
-                let request = Request::Pieces { hash: *self.hash(), ranges: BoundedVec::try_from(ranges).unwrap_or_default() };
+                let request = Request::Pieces { hash: *self.hash(), ranges: BoundedVec::try_from(ranges).unwrap_or_default(), zstd: true };
                 let stream = match &mut stream {
                     Some(stream) => stream,
                     none => none.insert(self.stream().await?),
@@ -75,9 +88,9 @@ impl<'a> Work<'a> {
                 continue;
             }
             let (Some((plan, bytes)), Some(stream)) = (asked.pop_front(), &mut stream) else { return Ok(()) };
-            let limits = &self.context.config.limits;
-            let answer = tokio::time::timeout(limits.unit_time_max, self.answer(stream, bytes)).await;
-            let pieces = answer.map_err(|_| Obstacle::Lost(format!("no unit in {:?}", limits.unit_time_max)))??;
+            let most = patience + Duration::from_millis(bytes * 1000 / RATE_MIN);
+            let answer = tokio::time::timeout(most, self.answer(stream, bytes)).await;
+            let pieces = answer.map_err(|_| Obstacle::Lost(format!("not {bytes} bytes in {most:?}")))??;
             self.put_together(plan, pieces, &mut refused, differences).await?;
         }
     }
@@ -104,8 +117,13 @@ impl<'a> Work<'a> {
             // At most a unit.
             Some(Answer::Found { data: Data::Pieces, .. }) => {
                 let mut pieces = Vec::new();
-                data::read(stream, &mut pieces, bytes as usize, patience).await?;
-                Ok(pieces)
+                match data::read(stream, &mut pieces, bytes as usize, true, patience).await? {
+                    Form::Plain => Ok(pieces),
+                    Form::Zstd => {
+                        let unpacked = blocking(*self.hash(), move || Ok(pack::unpack(&pieces, bytes as usize))).await?;
+                        unpacked.map_err(|error| Obstacle::Lost(format!("what it compressed is not what was asked for: {error}")))
+                    }
+                }
             }
             other => Err(Obstacle::Lost(format!("answers {other:?} instead of pieces"))),
         }
@@ -158,7 +176,10 @@ impl<'a> Work<'a> {
             progress.send_replace(FetchProgress {
                 length: Some(self.partial.length()),
                 verified: self.partial.length() - self.partial.missing_bytes(),
+                already_had: self.already_had,
                 bytes_by_peer: differences.bytes_by_peer.clone(),
+                providers: vec![self.provider],
+                at_work: [self.provider].into(),
             });
         }
     }

@@ -2,31 +2,39 @@
 
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use barnraiser_protocol::id::BlobHash;
+use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::transfer::{Answer, ByteRange, Data, GET_BYTES_MAX, Held};
 use barnraiser_store::Store;
 
+use super::making::May;
 use crate::net::Context;
 
 /// How long an answer waits for a list that is being made: less than a peer waits for an answer.
 const MAKING: Duration = Duration::from_secs(5);
 
-/// The answer to a request for a blob's chunk list. Making one reads the whole blob, so one is made at a time, and each
+/// The answer to `node`'s request for a blob's chunk list. Making one reads the whole blob, so one is made at a time, and each
 /// once; who asks for one that takes long hears that the provider is busy, and finds it later.
-pub(in crate::transfer) async fn chunks(context: &Context, hash: BlobHash) -> Answer {
+pub(in crate::transfer) async fn chunks(context: &Arc<Context>, node: NodeId, hash: BlobHash) -> Answer {
     let store = context.config.store.clone();
     let known = tokio::task::spawn_blocking(move || store.known_chunk_list(&hash)).await;
     if let Ok(Ok(Some((list, length)))) = known {
         return Answer::Chunks { list, length };
     }
+    match context.making().may(&node, &hash, Instant::now()) {
+        May::Make => {}
+        May::Later => return Answer::Busy,
+        May::Never => return Answer::NotFound,
+    }
     let Ok(permit) = Arc::clone(&context.chunking).try_acquire_owned() else { return Answer::Busy };
-    let store = context.config.store.clone();
+    let shared = context.clone();
     // Goes on when nobody waits for it any more.
     let made = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        store.chunk_list(&hash)
+        let (_permit, start) = (permit, Instant::now());
+        let made = shared.config.store.chunk_list(&hash);
+        shared.making().made(node, hash, matches!(made, Ok(Some(_))), start.elapsed(), Instant::now());
+        made
     });
     match tokio::time::timeout(MAKING, made).await {
         Ok(Ok(Ok(Some((list, length))))) => Answer::Chunks { list, length },
@@ -57,18 +65,18 @@ pub(in crate::transfer) fn pieces(store: &Store, hash: &BlobHash, ranges: &[Byte
     }
 }
 
-/// Whether these are pieces of a blob of `length` bytes: in order, none empty, not too much in all.
+/// Whether these are pieces of a blob of `length` bytes: in order, none empty, and none farther from another than the bytes of a
+/// unit. All is read and proven that lies between two pieces that are near each other: a byte here and there of a large blob
+/// would cost this machine much for a request of a few KiB.
 fn are_pieces(ranges: &[ByteRange], length: u64) -> bool {
     let mut at = 0;
-    let mut sum = 0u64;
     for range in ranges {
         if range.start < at || range.length() == 0 || range.end > length {
             return false;
         }
         at = range.end;
-        sum = sum.saturating_add(range.length());
     }
-    sum > 0 && sum <= GET_BYTES_MAX
+    ranges.first().is_some_and(|first| at - first.start <= GET_BYTES_MAX)
 }
 
 fn read(store: &Store, hash: &BlobHash, ranges: &[ByteRange]) -> io::Result<Vec<u8>> {
@@ -100,7 +108,7 @@ mod tests {
             &[range(3, 5), range(4, 6)],
             &[range(3, 5), range(0, 2)],
             &[range(3, 11)],
-            &[range(0, 1), range(1, GET_BYTES_MAX + 1)],
+            &[range(0, 1), range(GET_BYTES_MAX, GET_BYTES_MAX + 1)],
         ];
         for ranges in bad {
             assert!(!are_pieces(ranges, if ranges.len() == 2 { 2 * GET_BYTES_MAX } else { 10 }), "{ranges:?}");

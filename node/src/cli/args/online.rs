@@ -148,7 +148,7 @@ pub struct RetryArgs {
 pub struct FetchArgs {
     /// A hash, [NETWORK/]CHANNEL/NAME, or barn:TICKET/CHANNEL/NAME
     pub what: String,
-    /// Where to write it; - for standard output [default: the name, in this folder]
+    /// Where to write it; - for standard output, in order, as it comes [default: the name, in this folder]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// An older version: only what differs is fetched [default: what the node has that is like it]

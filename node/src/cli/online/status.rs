@@ -35,6 +35,13 @@ fn status_text(context: &Context, status: &Status) -> String {
         bytes(memory_used)
     );
     fact("lends", if cores == 0 { "nothing: it stores, serves and fetches only".into() } else { lent });
+    fact("traffic", traffic_text(status));
+    if let Some(why) = &status.traffic.resting {
+        fact("", format!("{}: {}", out.paint(Style::Warn, "blobs rest"), plain(why)));
+    }
+    let room = &status.store;
+    let quota = room.quota.map_or_else(|| "no quota".into(), |quota| format!("of a quota of {}", bytes(quota)));
+    fact("store", format!("{}, {} {quota}", count(usize::try_from(room.blobs).unwrap_or(usize::MAX), "blob", "blobs"), bytes(room.bytes)));
     for (number, address) in status.addresses.iter().enumerate() {
         fact(if number == 0 { "listens" } else { "" }, plain(address));
     }
@@ -56,6 +63,24 @@ fn status_text(context: &Context, status: &Status) -> String {
         text.push_str(&table.render());
     }
     text
+}
+
+/// Rates, and what has moved in this month.
+fn traffic_text(status: &Status) -> String {
+    let traffic = &status.traffic;
+    let rate = |rate: u64, limit: Option<u64>| {
+        let limit = limit.map(|limit| format!(" of {}/s", bytes(limit))).unwrap_or_default();
+        format!("{}/s{limit}", bytes(rate))
+    };
+    let cap = traffic.monthly_cap.map(|cap| format!(" of {}", bytes(cap))).unwrap_or_default();
+    format!(
+        "up {}, down {}; {} up and {} down{cap} in {}",
+        rate(traffic.up_rate, traffic.up_limit),
+        rate(traffic.down_rate, traffic.down_limit),
+        bytes(traffic.month_up),
+        bytes(traffic.month_down),
+        if traffic.month.is_empty() { "this month" } else { &traffic.month },
+    )
 }
 
 fn network_text(context: &Context, network: &NetworkStatus) -> String {

@@ -63,6 +63,8 @@ async fn status(State(script): Shared) -> Json<Status> {
         addresses: vec!["/ip4/127.0.0.1/tcp/1".into()],
         networks: script.networks.clone(),
         builds: Vec::new(),
+        traffic: Default::default(),
+        store: Default::default(),
     })
 }
 
@@ -263,7 +265,8 @@ async fn a_fetch_writes_the_file_and_passes_refusals_on() {
         release: None,
         built_by: Vec::new(),
     };
-    let events = vec![FetchEvent::Progress { done: 1, length: Some(5), providers: 1 }, FetchEvent::Done(fetched)];
+    let events =
+        vec![FetchEvent::Progress { done: 1, length: Some(5), providers: 1, bytes_by_peer: BTreeMap::new() }, FetchEvent::Done(fetched)];
     let (home, script) = home(Script { fetch: events, ..one_network() });
     let file = home.path().join("file");
     barn(home.path(), &["fetch", "stable/LE.img", "-o", file.to_str().unwrap()]).await.unwrap();

@@ -97,7 +97,7 @@ pub(in crate::cli) fn ago(now: Timestamp, moment: Timestamp) -> String {
 }
 
 /// A length of time in its two largest units at most.
-pub(super) fn length(time: Duration) -> String {
+pub(in crate::cli) fn length(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -141,13 +141,12 @@ pub fn four_providers(work: &Path) -> anyhow::Result<Vec<Figure>> {
         1.0,
         aria,
         &four_s,
-        format!("{line}: {four:.2} s; {version} -s4 from four {nginx} over the same lines (neither encrypted nor verified nor synced): {aria:.2} s"),
+        format!(
+            "{line}: {four:.2} s; {version} -s4 from four {nginx} over the same lines (neither encrypted nor verified nor synced): {aria:.2} s"
+        ),
     );
     against.against.insert("aria2c", Some(aria));
-    Ok(vec![
-        times("swarm.four_providers", 3.6, one, &four_s, format!("{line}; four against one, which takes {one:.1} s")),
-        against,
-    ])
+    Ok(vec![times("swarm.four_providers", 3.6, one, &four_s, format!("{line}; four against one, which takes {one:.1} s")), against])
 }
 
 /// What the lines are like.

@@ -268,7 +268,8 @@ fn four_served(work: &Path) -> anyhow::Result<Vec<Figure>> {
         let folder = tempfile::tempdir_in(work)?;
         let (provider, ready) = provide(folder.path(), &file)?;
         let start = Instant::now();
-        let fetchers = (0..FETCHERS).map(|number| fetch(&folder.path().join(number.to_string()), &ready, &folder.path().join(format!("got-{number}"))));
+        let fetchers = (0..FETCHERS)
+            .map(|number| fetch(&folder.path().join(number.to_string()), &ready, &folder.path().join(format!("got-{number}"))));
         let mut peak: f64 = 0.0;
         for fetcher in fetchers.collect::<Result<Vec<_>, _>>()? {
             peak = peak.max(fetcher.end()?.peak_mib);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use barnraiser_bootstrap::{BlobAccess, FetchRequest, Limits, Multiaddr, Net, NetConfig, RecordSource};
+use barnraiser_bootstrap::{BlobAccess, FetchRequest, Limits, Multiaddr, Net, NetConfig, RecordSource, Strangers};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId, RecordId};
 use barnraiser_protocol::keys::SecretKey;
 use barnraiser_protocol::sync::{ItemSet, Window};
@@ -198,6 +198,7 @@ async fn work(task: Task) -> anyhow::Result<Done> {
         store: store.clone(),
         access: Arc::new(Everybody),
         records: Arc::new(NoRecords),
+        branches: Arc::new(Strangers),
     };
     let node = config.key.node();
     let (net, mut events) = barnraiser_bootstrap::start(config).await?;
