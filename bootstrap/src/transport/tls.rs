@@ -23,6 +23,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedCipherSuite};
 
 /// What rustls reads in steps of 4 KiB is read from the socket in steps of this, where so much is there: a connection that
@@ -75,10 +76,13 @@ impl Tls {
         let provider = Arc::new(provider);
         let versions = &[&rustls::version::TLS13];
         let (certificate, private_key) = certificate::generate(key)?;
+        // Without rustls's own look at it: that knows no extension of libp2p.
+        let own = CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(private_key)?);
+        let own = Arc::new(SingleCertAndKey::from(own));
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(Arc::new(ByNodeKey))
-            .with_single_cert(vec![certificate.clone()], private_key.clone_key())?;
+            .with_cert_resolver(own.clone());
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.send_tls13_tickets = 0;
         // Whoever is slow with AES says no to it; who has it takes what the client is fast with.
@@ -87,7 +91,7 @@ impl Tls {
             .with_protocol_versions(versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(ByNodeKey))
-            .with_client_auth_cert(vec![certificate], private_key)?;
+            .with_client_cert_resolver(own);
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = Resumption::disabled();
         Ok(Self { server: Arc::new(server), client: Arc::new(client) })
