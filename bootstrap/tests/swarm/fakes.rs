@@ -243,7 +243,10 @@ async fn twenty_fakes_of_each_kind_hold_the_true_provider_up_for_seconds_only() 
             println!("{fake:?}, {length} bytes: {:?}, {} lost", start.elapsed(), report.lost.len());
             assert!(start.elapsed() < MOST, "{fake:?}: {:?}", start.elapsed());
             assert!(fetcher.blob(&hash) == content, "{fake:?}");
-            assert_eq!(report.bytes_by_peer.keys().collect::<Vec<_>>(), [&provider.id()], "{fake:?}");
+            if fake != Fake::Changing {
+                // That one is right the first time, with a unit that counts.
+                assert_eq!(report.bytes_by_peer.keys().collect::<Vec<_>>(), [&provider.id()], "{fake:?}");
+            }
             assert!(!report.lost.contains_key(&provider.id()), "{fake:?}: {:?}", report.lost);
             if fake.is_provable() {
                 until("a fake is named", async || reported(&fetcher, &ids) > 0).await;
