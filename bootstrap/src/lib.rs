@@ -23,6 +23,7 @@ pub mod sync;
 pub mod topic;
 pub mod traffic;
 pub mod transfer;
+mod transport;
 
 pub use config::{BlobAccess, Branches, Everybody, HoldConfig, Limits, NetConfig, PushAccess, RecordSource, Strangers};
 pub use event::{MessageToken, Misbehaviour, NetEvent, Verdict, Via};

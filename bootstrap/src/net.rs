@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
+use barnraiser_protocol::transfer::Given;
 use barnraiser_protocol::transfer::spread::Ration;
 use barnraiser_store::Store;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -122,6 +123,10 @@ pub(crate) struct Context {
     serving: Arc<Semaphore>,
     /// ... and of those each peer has so many.
     serving_by_peer: Mutex<BTreeMap<NodeId, Weak<Semaphore>>>,
+    /// A unit of some blob was verified, or a fetch ended: whoever waits for more of one should look again.
+    pub(crate) verified: Notify,
+    /// How often units were sent.
+    pub(crate) given: Arc<Mutex<Given>>,
     /// Held while a chunk list is made, which reads a whole blob.
     pub(crate) chunking: Arc<Semaphore>,
     /// For whom lists were made.
@@ -165,6 +170,8 @@ impl Context {
             traffic,
             serving: Arc::new(Semaphore::new(serving)),
             serving_by_peer: Mutex::default(),
+            verified: Notify::new(),
+            given: Arc::default(),
             chunking: Arc::new(Semaphore::new(1)),
             making: Mutex::default(),
             rations: Mutex::default(),

@@ -15,6 +15,9 @@ use std::path::Path;
 /// it must look for, and a machine that lends its memory must fetch them, which was measured to cost up to twice the time.
 pub(crate) const PIECE_BYTES: usize = 128 << 10;
 
+/// Parts that are written at once: the groups of a piece, and one for what does not fall on their borders.
+const PIECE_PARTS_MAX: usize = PIECE_BYTES / (16 << 10) + 1;
+
 /// An open file. Reads and writes name their place, so that one handle serves many threads.
 pub trait DiskFile: Send + Sync + Debug {
     /// Reads up to `buffer.len()` bytes from `offset`; 0 at the end.
@@ -28,6 +31,18 @@ pub trait DiskFile: Send + Sync + Debug {
     /// # Errors
     /// What the operating system says; some of the bytes may have been written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `parts`, one behind the other, at `offset`. Promises what [`DiskFile::write_all_at`] does.
+    ///
+    /// # Errors
+    /// What the operating system says; some of the bytes may have been written.
+    fn write_parts_at(&self, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        for part in parts {
+            self.write_all_at(part, offset)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
 
     /// Makes the file `length` bytes long; what is added is zero and takes no room.
     ///
@@ -152,6 +167,23 @@ impl DiskFile for RealFile {
         }
         Ok(())
     }
+    fn write_parts_at(&self, mut parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        let mut slices = Vec::with_capacity(PIECE_PARTS_MAX);
+        while !parts.is_empty() {
+            slices.clear();
+            let mut length = 0;
+            while let Some((part, rest)) = parts.split_first()
+                && (slices.is_empty() || length + part.len() <= PIECE_BYTES && slices.len() < PIECE_PARTS_MAX)
+            {
+                slices.push(io::IoSlice::new(part));
+                length += part.len();
+                parts = rest;
+            }
+            write_slices_at(&self.0, &mut slices, offset)?;
+            offset += length as u64;
+        }
+        Ok(())
+    }
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
     }
@@ -167,6 +199,26 @@ impl DiskFile for RealFile {
     }
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(std::os::fd::AsFd::as_fd(&self.0))
+    }
+}
+
+/// Writes all of `slices` at `offset`.
+fn write_slices_at(file: &fs::File, mut slices: &mut [io::IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    loop {
+        // Those that are empty or written are no longer there.
+        io::IoSlice::advance_slices(&mut slices, 0);
+        if slices.is_empty() {
+            return Ok(());
+        }
+        match rustix::io::pwritev(file, slices, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                io::IoSlice::advance_slices(&mut slices, count);
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

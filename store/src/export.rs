@@ -15,7 +15,7 @@ use crate::disk::reflink;
 use crate::error::{Fault, ReadError};
 use crate::import::Seen;
 use crate::store::Store;
-use crate::verify::{Bytes, Item};
+use crate::verify::{Bytes, Groups};
 
 const BUFFER_BYTES: usize = 256 << 10;
 /// As many may write to one path at the same time: more are a mistake.
@@ -51,7 +51,10 @@ impl Store {
     pub fn move_out(&self, hash: &BlobHash, to: &Path) -> Result<u64, ReadError> {
         let opened = self.open_blob(hash)?;
         if descriptor(&opened.data).is_some() {
-            self.walk_blob(&opened, &ChunkRanges::all(), &mut |_| Ok(()))?;
+            // What this process has fetched, it proved before it wrote it.
+            if !self.has_fetched(hash) {
+                self.walk_blob(&opened, &ChunkRanges::all(), &mut Groups::new(|_| Ok(())))?;
+            }
             if self.give_away(hash, to)? {
                 return Ok(opened.length);
             }
@@ -70,17 +73,12 @@ impl Store {
         if let Some(descriptor) = descriptor(&opened.data)
             && reflink(file.as_fd(), descriptor).map_err(|source| Fault::io("share bytes with", path, opened.length, source))?
         {
-            self.walk_blob(&opened, &ChunkRanges::all(), &mut |item| match item {
-                Item::Pair(_) => Ok(()),
-                Item::Group(bytes) => proven(bytes),
-            })?;
+            self.walk_blob(&opened, &ChunkRanges::all(), &mut Groups::new(proven))?;
             return Ok(opened.length);
         }
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES.min(opened.length as usize + 1), file);
-        let written = self.walk_blob(&opened, &ChunkRanges::all(), &mut |item| match item {
-            Item::Pair(_) => Ok(()),
-            Item::Group(bytes) => writer.write_all(bytes).and_then(|()| proven(bytes)),
-        });
+        let mut write = Groups::new(|bytes: &[u8]| writer.write_all(bytes).and_then(|()| proven(bytes)));
+        let written = self.walk_blob(&opened, &ChunkRanges::all(), &mut write);
         let failed = |source| ReadError::from(Fault::io("write", path, opened.length, source));
         match written {
             Err(ReadError::Output(source)) => return Err(failed(source)),

@@ -15,7 +15,7 @@ use crate::error::{Fault, ImportError, LayOutError, ReadError};
 use crate::import::Seen;
 use crate::metadata::{BlobEntry, Class, Family, Pin, Place, State, Sync};
 use crate::store::{Durability, Store, now_s};
-use crate::verify::Item;
+use crate::verify::Groups;
 
 /// How long a damaged blob waits in quarantine to be mended, in seconds.
 const QUARANTINE_S: u64 = 7 * 24 * 3600;
@@ -289,11 +289,10 @@ impl Store {
         let mut called_off = ControlFlow::Continue(());
         for item in self.blobs() {
             let (hash, length) = item?;
-            let mut proven = |item: Item<'_>| {
-                let Item::Group(bytes) = item else { return Ok(()) };
+            let mut proven = Groups::new(|bytes| {
                 called_off = seen(bytes.len() as u64);
                 if called_off.is_break() { Err(io::Error::other("it was called off")) } else { Ok(()) }
-            };
+            });
             let read = self.open_blob(&hash).and_then(|opened| self.walk_blob(&opened, &ChunkRanges::all(), &mut proven));
             match read {
                 Ok(()) => {}

@@ -48,11 +48,6 @@ pub fn unit_range(unit: u64, length: u64) -> Range<u64> {
     start..start.saturating_add(UNIT_BYTES).min(length)
 }
 
-/// The bytes of the last group: with its proof, the least that proves a blob's length.
-pub fn last_group(length: u64) -> Range<u64> {
-    length.saturating_sub(1) / GROUP_BYTES * GROUP_BYTES..length
-}
-
 /// How many bytes the encoding of `range` has, proof included: what a receiver may expect, and no more.
 pub fn encoded_length(range: &Range<u64>, length: u64) -> u64 {
     let ranges = chunk_ranges(range, length);

@@ -288,7 +288,7 @@ impl Store {
             self.commit_inline(&hash, &first, level)?;
             return Ok((hash, first.len() as u64));
         }
-        self.make_room(first.len() as u64)?;
+        self.make_room(first.len() as u64, first.len() as u64)?;
         self.check_room("import a blob", first.len() as u64)?;
         let data = Staged::new(self)?;
         let shared = match share {
@@ -371,7 +371,8 @@ impl Store {
                         break;
                     }
                     if copy_to.is_some() {
-                        self.make_room(length + STEP_BYTES as u64)?;
+                        // What was written is on the disk already, and no blob yet.
+                        self.make_room(length, STEP_BYTES as u64)?;
                         self.check_room("import a blob", STEP_BYTES as u64)?;
                     }
                     // As long as it was, so that it is not zeroed again.

@@ -38,7 +38,7 @@ pub use import::Seen;
 pub use listing::BlobInfo;
 pub use metadata::{MetaRow, Pin, StoredRecord};
 pub use outline::Outline;
-pub use partial::{PartialBlob, prove_length};
+pub use partial::{PartialBlob, check_length};
 pub use quota::{Hold, Quota};
 pub use read::{Available, BlobReader};
 pub use seeds::{Seed, Seeds, UnitPlan};

@@ -92,12 +92,12 @@ impl Store {
     /// # Errors
     /// [`Fault`].
     pub fn keep_to_quota(&self) -> Result<Collected, Fault> {
-        self.make_room(0)
+        self.make_room(0, 0)
     }
 
-    /// Evicts so much that `needed` more bytes fit the quota and the disk. That it can't is no error: what matters is whether the
-    /// disk has room, and that is asked next. The caller holds no lock of a blob.
-    pub(crate) fn make_room(&self, needed: u64) -> Result<Collected, Fault> {
+    /// Evicts so much that a blob of `needed` bytes fits the quota, and what of it is `unwritten` the disk. That it can't is no
+    /// error: what matters is whether the disk has room, and that is asked next. The caller holds no lock of a blob.
+    pub(crate) fn make_room(&self, needed: u64, unwritten: u64) -> Result<Collected, Fault> {
         let mut collected = Collected::default();
         let Some(quota) = self.quota_bytes()? else { return Ok(collected) };
         let taken = self.stats()?.bytes;
@@ -105,7 +105,7 @@ impl Store {
         if taken.saturating_add(needed) > quota {
             target = quota.saturating_sub(quota / SLACK_DIVISOR).saturating_sub(needed);
         }
-        let wanted = needed.saturating_add(self.reserve_bytes());
+        let wanted = unwritten.saturating_add(self.reserve_bytes());
         let free = self.free_bytes()?;
         if free < wanted {
             target = target.min(taken.saturating_sub(wanted - free));

@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use bao_tree::ChunkRanges;
 use barnraiser_protocol::id::BlobHash;
+use barnraiser_protocol::transfer::end_of;
 use blake3::Hash;
 
 use crate::error::{Fault, ReadError};
-use crate::geometry::{GROUP_BYTES, UNIT_BYTES, chunk_ranges, shape};
+use crate::geometry::{GROUP_BYTES, UNIT_BYTES, chunk_ranges, encoded_length, shape};
 use crate::metadata::{BlobEntry, Family, Place};
 use crate::store::Store;
-use crate::verify::{Bytes, Item, WalkError, walk};
+use crate::verify::{Bytes, Encoding, Groups, Sink, WalkError, walk};
 
 /// Bytes that a reader proves at once and keeps.
 const WINDOW_BYTES: u64 = 256 << 10;
@@ -27,7 +28,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Hands the proof and the bytes of `ranges` to `sink`.
-    pub(crate) fn walk(&self, ranges: &ChunkRanges, sink: &mut dyn FnMut(Item<'_>) -> io::Result<()>) -> Result<(), WalkError> {
+    pub(crate) fn walk(&self, ranges: &ChunkRanges, sink: &mut dyn Sink) -> Result<(), WalkError> {
         walk(Hash::from(self.hash.0), shape(self.length), &self.pairs, &self.data, ranges, sink)
     }
 }
@@ -35,10 +36,12 @@ impl Opened {
 /// What of a blob is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Available {
-    /// The blob's length in bytes; proven where anything at its end is here.
+    /// The blob's length in bytes.
     pub length: u64,
     /// Whether all of it is here.
     pub complete: bool,
+    /// Whether the length is proven; else it is the word of a peer.
+    pub length_is_proven: bool,
     /// The parts that are here, in order, whole units each.
     pub ranges: Vec<Range<u64>>,
 }
@@ -83,12 +86,7 @@ impl Store {
     }
 
     /// Walks a blob, and puts it into quarantine if it is damaged.
-    pub(crate) fn walk_blob(
-        &self,
-        opened: &Opened,
-        ranges: &ChunkRanges,
-        sink: &mut dyn FnMut(Item<'_>) -> io::Result<()>,
-    ) -> Result<(), ReadError> {
+    pub(crate) fn walk_blob(&self, opened: &Opened, ranges: &ChunkRanges, sink: &mut dyn Sink) -> Result<(), ReadError> {
         opened.walk(ranges, sink).map_err(|error| match error {
             WalkError::Damaged(offset) => match self.quarantine(&opened.hash) {
                 Ok(()) => ReadError::Damaged { hash: opened.hash, offset },
@@ -115,10 +113,7 @@ impl Store {
     /// [`ReadError`].
     pub fn read_verified(&self, hash: &BlobHash, writer: &mut impl Write) -> Result<u64, ReadError> {
         let opened = self.open_blob(hash)?;
-        self.walk_blob(&opened, &ChunkRanges::all(), &mut |item| match item {
-            Item::Pair(_) => Ok(()),
-            Item::Group(bytes) => writer.write_all(bytes),
-        })?;
+        self.walk_blob(&opened, &ChunkRanges::all(), &mut Groups::new(|bytes| writer.write_all(bytes)))?;
         Ok(opened.length)
     }
 
@@ -146,15 +141,12 @@ impl Store {
         // A walk begins at a whole group.
         let mut skip = from % GROUP_BYTES;
         let mut written = 0;
-        let mut sink = |item: Item<'_>| match item {
-            Item::Pair(_) => Ok(()),
-            Item::Group(bytes) => {
-                let rest = bytes.get(skip as usize..).unwrap_or_default();
-                skip = 0;
-                written += rest.len() as u64;
-                writer.write_all(rest)
-            }
-        };
+        let mut sink = Groups::new(|bytes| {
+            let rest = bytes.get(skip as usize..).unwrap_or_default();
+            skip = 0;
+            written += rest.len() as u64;
+            writer.write_all(rest)
+        });
         let walked = match self.open_blob(hash) {
             Ok(opened) if from >= opened.length => return Ok(0),
             Ok(opened) => self.walk_blob(&opened, &chunk_ranges(&(from..end.min(opened.length)), opened.length), &mut sink),
@@ -178,36 +170,59 @@ impl Store {
     /// [`Fault`].
     pub fn available(&self, hash: &BlobHash) -> Result<Option<Available>, Fault> {
         if let Some(length) = self.length(hash)? {
-            return Ok(Some(Available { length, complete: true, ranges: std::iter::once(0..length).collect() }));
+            let ranges = std::iter::once(0..length).collect();
+            return Ok(Some(Available { length, complete: true, length_is_proven: true, ranges }));
         }
-        Ok(self.live_partial(hash).map(|partial| Available { length: partial.length(), complete: false, ranges: partial.verified() }))
+        Ok(self.live_partial(hash).map(|partial| Available {
+            length: partial.length(),
+            complete: false,
+            length_is_proven: partial.length_is_proven(),
+            ranges: partial.verified(),
+        }))
     }
 
-    /// Writes the bao encoding of a part of a blob: `range` widened to whole groups, with the proof for them and without
-    /// a length in front. Everything is checked before it is written; what was written before an error must be thrown
-    /// away by the receiver, whose decoder sees that it ends too early. Memory use does not depend on the range.
+    /// As [`Store::encode_ranges`] for the end of a blob, which proves its length; also of one that is being fetched and of
+    /// which the end was shown.
+    ///
+    /// # Errors
+    /// As [`Store::encode_ranges`].
+    pub fn encode_end(&self, hash: &BlobHash, length: u64, out: &mut Vec<u8>) -> Result<(), ReadError> {
+        if self.live_partial(hash).is_some_and(|partial| partial.length() == length && partial.shown_end(out)) {
+            return Ok(());
+        }
+        let end = end_of(length);
+        self.encode_ranges(hash, end.start..end.end, out)
+    }
+
+    /// Makes `out` the bao encoding of a part of a blob: `range` widened to whole groups, with the proof for them and without
+    /// a length in front. Everything is proven when this returns; after an error `out` is worth nothing. It is read where it
+    /// stays, so who has an `out` that was used before saves a copy and the zeroing.
     ///
     /// # Errors
     /// [`ReadError::NotFound`] where not all of the range is here, [`ReadError::Range`], [`ReadError::Damaged`],
     /// [`ReadError::Output`], or this machine's.
-    pub fn encode_ranges(&self, hash: &BlobHash, range: Range<u64>, writer: &mut impl Write) -> Result<(), ReadError> {
-        let mut sink = |item: Item<'_>| match item {
-            Item::Pair(pair) => writer.write_all(pair),
-            Item::Group(bytes) => writer.write_all(bytes),
-        };
+    pub fn encode_ranges(&self, hash: &BlobHash, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), ReadError> {
         match self.open_blob(hash) {
             Ok(opened) => {
                 check_range(hash, &range, opened.length)?;
-                self.walk_blob(&opened, &chunk_ranges(&range, opened.length), &mut sink)
+                let sink = &mut encoding(&range, opened.length, out);
+                self.walk_blob(&opened, &chunk_ranges(&range, opened.length), sink)
             }
             Err(ReadError::NotFound(_)) => {
                 let partial = self.live_partial(hash).ok_or(ReadError::NotFound(*hash))?;
                 check_range(hash, &range, partial.length())?;
-                partial.encode(&range, &mut sink)
+                partial.encode(&range, &mut encoding(&range, partial.length(), out))
             }
             Err(error) => Err(error),
         }
     }
+}
+
+/// Makes `out` as long as the encoding will be.
+fn encoding<'a>(range: &Range<u64>, length: u64, out: &'a mut Vec<u8>) -> Encoding<'a> {
+    // The range was checked to lie in the blob, of which this machine holds that much.
+    out.resize(encoded_length(range, length) as usize, 0);
+    Encoding::new(out)
 }
 
 fn check_range(hash: &BlobHash, range: &Range<u64>, length: u64) -> Result<(), ReadError> {
@@ -240,12 +255,11 @@ impl BlobReader {
         let range = start..(start + WINDOW_BYTES).min(self.opened.length);
         let mut window = std::mem::take(&mut self.window);
         window.clear();
-        self.store.walk_blob(&self.opened, &chunk_ranges(&range, self.opened.length), &mut |item| {
-            if let Item::Group(bytes) = item {
-                window.extend_from_slice(bytes);
-            }
+        let keep = |bytes: &[u8]| {
+            window.extend_from_slice(bytes);
             Ok(())
-        })?;
+        };
+        self.store.walk_blob(&self.opened, &chunk_ranges(&range, self.opened.length), &mut Groups::new(keep))?;
         self.window = window;
         self.window_start = start;
         Ok(())
@@ -284,4 +298,6 @@ impl Seek for BlobReader {
     }
 }
 
+const _: () =
+    assert!(barnraiser_protocol::transfer::END_BYTES_MAX == crate::geometry::GROUP_BYTES, "the end is what can be proven by itself");
 const _: () = assert!(UNIT_BYTES.is_multiple_of(WINDOW_BYTES), "a window must not reach into a second unit");

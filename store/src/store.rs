@@ -1,6 +1,6 @@
 //! The store itself: its folder, its lock, and what it knows of each blob.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -25,6 +25,8 @@ const VERSION: u32 = 1;
 const RESERVE_BYTES: u64 = 32 << 20;
 /// How stale the time of last use may be, so that reading a blob does not mean a write each time.
 const LAST_USED_STEP_S: u64 = 3600;
+/// Blobs of which it is remembered that this process fetched them: who fetches without a node fetches a few.
+const FETCHED_REMEMBERED: usize = 16;
 
 /// Blobs by hash, and the metadata beside them. Cheap to clone; all calls block.
 #[derive(Clone)]
@@ -48,6 +50,8 @@ struct Inner {
     /// How often each blob is held against eviction.
     held: Mutex<HashMap<BlobHash, usize>>,
     staged: AtomicU64,
+    /// Blobs that this process has fetched, and so proven byte by byte before it wrote them: the latest ones.
+    fetched: Mutex<VecDeque<BlobHash>>,
     /// Held as long as the store is open; closing it ends the lock.
     _lock: fs::File,
 }
@@ -127,6 +131,7 @@ impl Store {
             room: Mutex::default(),
             held: Mutex::default(),
             staged: AtomicU64::new(0),
+            fetched: Mutex::default(),
             _lock: lock,
         };
         let store = Self { inner: Arc::new(inner) };
@@ -292,12 +297,27 @@ impl Store {
     /// Marks a blob as damaged: it counts as absent from now on.
     pub(crate) fn quarantine(&self, hash: &BlobHash) -> Result<(), Fault> {
         let _stripe = self.stripe(hash);
+        self.inner.fetched.lock().unwrap_or_else(PoisonError::into_inner).retain(|fetched| fetched != hash);
         if let Some(mut entry) = self.good_entry(hash)? {
             tracing::warn!(%hash, length = entry.length, "a blob is damaged on disk and is not served any more");
             entry.state = State::Damaged;
             self.commit(hash, Some(&entry), WriteBatch::default(), Sync::Now)?;
         }
         Ok(())
+    }
+
+    /// Remembers that this process has fetched a blob: all of it was proven, then written.
+    pub(crate) fn remember_fetched(&self, hash: &BlobHash) {
+        let mut fetched = self.inner.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        if fetched.len() == FETCHED_REMEMBERED {
+            fetched.pop_front();
+        }
+        fetched.push_back(*hash);
+    }
+
+    /// Whether this process has fetched a blob, as far as it remembers.
+    pub(crate) fn has_fetched(&self, hash: &BlobHash) -> bool {
+        self.inner.fetched.lock().unwrap_or_else(PoisonError::into_inner).contains(hash)
     }
 
     /// Refuses what would use up the disk.

@@ -48,12 +48,70 @@ impl Source for Bytes {
     }
 }
 
-/// One step of the walk: proven.
-pub(crate) enum Item<'a> {
-    /// The hashes of a node's two children.
-    Pair(&'a [u8; PAIR_BYTES as usize]),
-    /// A group's bytes, behind those of the group before.
-    Group(&'a [u8]),
+/// Where a walk brings what it reads.
+pub(crate) trait Sink {
+    /// Takes the hashes of a node's two children, proven.
+    fn pair(&mut self, pair: &[u8; PAIR_BYTES as usize]) -> io::Result<()>;
+    /// Where the bytes of the next group go, of which there are `size`. They are not proven yet. None where there is no room.
+    fn room(&mut self, size: usize) -> Option<&mut [u8]>;
+    /// The group that was put into the room is proven.
+    fn group(&mut self) -> io::Result<()>;
+}
+
+/// Hands the bytes of each group to a function, and lets the proof go.
+pub(crate) struct Groups<F> {
+    buffer: Vec<u8>,
+    take: F,
+}
+
+impl<F: FnMut(&[u8]) -> io::Result<()>> Groups<F> {
+    pub(crate) fn new(take: F) -> Self {
+        Self { buffer: Vec::with_capacity(GROUP_BYTES as usize), take }
+    }
+}
+
+impl<F: FnMut(&[u8]) -> io::Result<()>> Sink for Groups<F> {
+    fn pair(&mut self, _: &[u8; PAIR_BYTES as usize]) -> io::Result<()> {
+        Ok(())
+    }
+    fn room(&mut self, size: usize) -> Option<&mut [u8]> {
+        self.buffer.resize(size, 0);
+        Some(&mut self.buffer)
+    }
+    fn group(&mut self) -> io::Result<()> {
+        (self.take)(&self.buffer)
+    }
+}
+
+/// Puts the encoding together: groups are read where they stay.
+pub(crate) struct Encoding<'a> {
+    bytes: &'a mut [u8],
+    at: usize,
+    size: usize,
+}
+
+impl<'a> Encoding<'a> {
+    /// An encoding that will fill `bytes`.
+    pub(crate) const fn new(bytes: &'a mut [u8]) -> Self {
+        Self { bytes, at: 0, size: 0 }
+    }
+}
+
+impl Sink for Encoding<'_> {
+    fn pair(&mut self, pair: &[u8; PAIR_BYTES as usize]) -> io::Result<()> {
+        let end = self.at + pair.len();
+        self.bytes.get_mut(self.at..end).ok_or(io::ErrorKind::WriteZero)?.copy_from_slice(pair);
+        self.at = end;
+        Ok(())
+    }
+    fn room(&mut self, size: usize) -> Option<&mut [u8]> {
+        self.size = size;
+        self.bytes.get_mut(self.at..self.at + size)
+    }
+    fn group(&mut self) -> io::Result<()> {
+        self.at += self.size;
+        Ok(())
+    }
 }
 
 /// Why a walk stopped.
@@ -74,10 +132,9 @@ pub(crate) fn walk(
     pairs: &(impl Source + ?Sized),
     data: &(impl Source + ?Sized),
     ranges: &ChunkRanges,
-    sink: &mut dyn FnMut(Item<'_>) -> io::Result<()>,
+    sink: &mut dyn Sink,
 ) -> Result<(), WalkError> {
     let mut expected = vec![root];
-    let mut buffer = vec![0; GROUP_BYTES as usize];
     let ranges = bao_tree::io::sync::truncate_ranges(ranges, tree.size());
     for chunk in tree.ranges_pre_order_chunks_iter_ref(ranges, 0) {
         match chunk {
@@ -94,16 +151,17 @@ pub(crate) fn walk(
                 if left {
                     expected.push(left_hash);
                 }
-                sink(Item::Pair(&pair)).map_err(WalkError::Sink)?;
+                sink.pair(&pair).map_err(WalkError::Sink)?;
             }
             BaoChunk::Leaf { start_chunk, size, is_root, .. } => {
                 let offset = start_chunk.to_bytes();
-                let Some(bytes) = buffer.get_mut(..size) else { return Err(WalkError::Damaged(offset)) };
+                let room = sink.room(size).ok_or(io::ErrorKind::WriteZero);
+                let bytes = room.map_err(|error| WalkError::Sink(error.into()))?;
                 data.read_exact_at(bytes, offset).map_err(|error| read_failure(error, offset))?;
                 if expected.pop() != Some(group_hash(offset, bytes, is_root)) {
                     return Err(WalkError::Damaged(offset));
                 }
-                sink(Item::Group(bytes)).map_err(WalkError::Sink)?;
+                sink.group().map_err(WalkError::Sink)?;
             }
         }
     }
@@ -122,7 +180,8 @@ fn load_pair(tree: BaoTree, pairs: &(impl Source + ?Sized), node: TreeNode) -> i
     Ok(pair)
 }
 
-fn split(pair: &[u8; PAIR_BYTES as usize]) -> (Hash, Hash) {
+/// The hashes of the two children.
+pub(crate) fn split(pair: &[u8; PAIR_BYTES as usize]) -> (Hash, Hash) {
     let (mut left, mut right) = ([0; 32], [0; 32]);
     left.copy_from_slice(&pair[..32]);
     right.copy_from_slice(&pair[32..]);

@@ -236,7 +236,7 @@ pub(crate) fn start(
     Ok((context, events, Box::pin(driver.run(stop))))
 }
 
-/// A swarm over TCP (noise, yamux) and QUIC, with names resolved by DNS where this machine is set up for that, and without
+/// A swarm over TCP (TLS, yamux) and QUIC, with names resolved by DNS where this machine is set up for that, and without
 /// limits on its traffic.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! The traffic of a node: all of it counted, held to what the owner allows, and bulk stopped where it may not travel.
 //!
-//! [`Traffic`] stands between the swarm and its sockets ([`transport`]): below Noise for TCP, so that every byte is seen that a
+//! [`Traffic`] stands between the swarm and its sockets ([`transport`]): below TLS for TCP, so that every byte is seen that a
 //! connection moves but those of TCP and IP themselves; around the streams of QUIC connections, whose sockets are
 //! libp2p's own. [`valve`] says what may move when, [`fair`] which peer is sent to next, `pack` whether it pays to compress.
 //! What bulk may do by the clock and by the month is decided by the owner of this handle ([`Traffic::rest`], [`Traffic::allow`]).

@@ -10,22 +10,23 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent};
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, noise, quic, tcp, yamux};
+use libp2p::{PeerId, Transport as _, quic, tcp};
 
 use super::Traffic;
 use super::gate::Flow;
+use crate::transport::{Tls, TlsError, Yamux};
 
-/// TCP (noise, yamux) and QUIC.
+/// TCP (TLS, yamux) and QUIC. What is counted is what the sockets carry: TLS and the streams are on top of that.
 ///
 /// # Errors
-/// A key that Noise does not take.
-pub(crate) fn transport(key: &Keypair, traffic: &Arc<Traffic>) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+/// [`TlsError`]: no certificate can be made for the key.
+pub(crate) fn transport(key: &Keypair, traffic: &Arc<Traffic>) -> Result<Boxed<(PeerId, StreamMuxerBox)>, TlsError> {
     let counting = traffic.clone();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map(move |stream, _| Counted::new(stream, counting.clone()))
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(key)?)
-        .multiplex(yamux::Config::default())
+        .authenticate(Tls::new(key)?)
+        .multiplex(Yamux::default())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let counting = traffic.clone();
     let quic = quic::tokio::Transport::new(quic::Config::new(key))

@@ -77,28 +77,25 @@ pub(crate) async fn write(
     pace: Pace<'_>,
     patience: Duration,
 ) -> Result<(), FrameError> {
-    let piece = pace.piece(CHUNK_BYTES_MAX);
-    let mut framed = Vec::with_capacity(4 + 4 + piece.min(bytes.len()) + 4);
-    let mut chunks = bytes.chunks(piece).peekable();
     let mut mark = (form == Form::Zstd).then_some(DATA_ZSTD);
-    loop {
-        framed.clear();
-        framed.extend(mark.take().into_iter().flat_map(u32::to_le_bytes));
-        if let Some(chunk) = chunks.next() {
-            // A chunk is far below 4 GiB.
-            framed.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
-            framed.extend_from_slice(chunk);
-        }
-        let last = chunks.peek().is_none();
-        if last {
-            framed.extend_from_slice(&DATA_END.to_le_bytes());
-        }
-        pace.pass(framed.len()).await;
-        within(patience, async { Ok(stream.write_all(&framed).await?) }).await?;
-        if last {
-            return within(patience, async { Ok(stream.flush().await?) }).await;
-        }
+    for chunk in bytes.chunks(pace.piece(CHUNK_BYTES_MAX)) {
+        // With the length, and the mark before or behind.
+        pace.pass(4 + chunk.len() + 4).await;
+        within(patience, async {
+            if let Some(mark) = mark.take() {
+                stream.write_all(&mark.to_le_bytes()).await?;
+            }
+            // A chunk is far below 4 GiB. By itself, its length costs less than putting the two together would.
+            stream.write_all(&(chunk.len() as u32).to_le_bytes()).await?;
+            Ok(stream.write_all(chunk).await?)
+        })
+        .await?;
     }
+    within(patience, async {
+        stream.write_all(&DATA_END.to_le_bytes()).await?;
+        Ok(stream.flush().await?)
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::transfer::keeping::ranked;
 use barnraiser_protocol::transfer::preference::Preference;
-use barnraiser_protocol::transfer::{ByteRange, Held, INLINE_BYTES_MAX, Next, Schedule};
+use barnraiser_protocol::transfer::{ByteRange, Held, INLINE_BYTES_MAX, Next, Schedule, end_of};
 use barnraiser_store::geometry::{unit_count, unit_range};
-use barnraiser_store::{PartialBlob, PartialError, UNIT_BYTES};
+use barnraiser_store::{PartialBlob, PartialError, UNIT_BYTES, check_length};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
 use futures::stream::FuturesUnordered;
@@ -32,8 +32,10 @@ const ATTEMPTS_MAX: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_millis(700);
 /// Holders that are asked before anybody is known to have it.
 const HOLDERS_FIRST: usize = 3;
-/// One that does not have it may be fetching it too; while others deliver, it is asked again this often.
-const ABSENT_AGAIN: Duration = Duration::from_millis(1500);
+/// One that does not have it may be fetching it too, and begin in a moment; while others deliver, it is asked again after this, ...
+const ABSENT_AGAIN_MIN: Duration = Duration::from_millis(250);
+/// ... twice that and so on, up to this.
+const ABSENT_AGAIN_MAX: Duration = Duration::from_secs(4);
 /// As long as the blob may be a small one, the next provider is asked only after this long: one copy is enough.
 const HEDGE_AFTER: Duration = Duration::from_millis(250);
 /// With fewer providers than this, more are looked for while the fetch goes on, ...
@@ -41,7 +43,7 @@ const PROVIDERS_WANTED: usize = 3;
 /// ... this often.
 const SEARCH_EVERY: Duration = Duration::from_secs(5);
 
-/// What is here of the blob, and what is still to come: there is one once the length is known for certain.
+/// What is here of the blob, and what is still to come: there is one once the length is proven.
 pub(super) struct Attempt {
     pub partial: PartialBlob,
     pub schedule: Schedule,
@@ -71,8 +73,6 @@ struct State {
     /// Who of the providers are holders, and how they do.
     preference: Preference,
     already_had: u64,
-    /// The latest length that somebody said, proven or not.
-    stated: Option<u64>,
     places: Places,
 }
 
@@ -93,45 +93,57 @@ impl<'a> Fetch<'a> {
         Some(FetchError::Resting { hash: *self.hash(), why })
     }
 
-    /// Whether a provider that states `length` is right, where that is known already; no answer where it has to be proven.
-    pub(super) fn is_right(&self, length: u64) -> Option<Result<(), Lost>> {
-        let mut state = self.state();
-        state.stated = Some(length);
-        let known = state.attempt.as_ref().map(|attempt| attempt.partial.length()).or(self.request.length)?;
-        let wrong = || Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {known} is proven")));
-        Some(if known == length { Ok(()) } else { Err(wrong()) })
+    /// Whether the length is known and proven.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state().attempt.is_some()
     }
 
-    /// Joins the work on the blob, which has `length` bytes for certain.
-    pub(super) async fn begin(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
+    /// Joins the work on the blob, which `node` says to have `length` bytes, with the proof of it; or says why not.
+    pub(super) async fn begin(&self, node: NodeId, length: u64, proof: Option<(ByteRange, &[u8])>) -> Result<PartialBlob, Lost> {
         let _setup = self.setup.lock().await;
-        if let Some(partial) = self.join(node) {
+        if let Some(joined) = self.join(node, length) {
             self.report_progress();
-            return Ok(partial);
+            return joined;
         }
-        self.set_up(node, length).await
+        // Only who asks after it has begun does so without a proof, and it never ends before the fetch.
+        let (range, encoded) = proof.ok_or(Lost::NotFound)?;
+        // Before anything is made ready for that many bytes.
+        let checked = check_length(self.hash(), length, &(range.start..range.end), encoded);
+        checked.map_err(|error| {
+            Lost::Misbehaved(match error {
+                PartialError::Proof { .. } => Misbehaviour::WrongBytes(error.to_string()),
+                _ => Misbehaviour::WrongLength(error.to_string()),
+            })
+        })?;
+        let end = (range == end_of(length)).then(|| encoded.to_vec());
+        self.set_up(node, length, end).await
     }
 
-    /// The attempt, of which `node` is one of the providers from now on.
-    fn join(&self, node: NodeId) -> Option<PartialBlob> {
+    /// The attempt, of which `node` is one of the providers from now on if it is right about the length; none where there is none.
+    fn join(&self, node: NodeId, length: u64) -> Option<Result<PartialBlob, Lost>> {
         let mut state = self.state();
         let attempt = state.attempt.as_mut()?;
+        let proven = attempt.partial.length();
+        if proven != length {
+            return Some(Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{length} bytes, {proven} is proven")))));
+        }
         attempt.schedule.joined(node);
         let partial = attempt.partial.clone();
         state.at_work.insert(node);
-        Some(partial)
+        Some(Ok(partial))
     }
 
-    async fn set_up(&self, node: NodeId, length: u64) -> Result<PartialBlob, Lost> {
+    /// Makes ready for a blob of a proven length; `end` is the proof, if it is to be passed on.
+    async fn set_up(&self, node: NodeId, length: u64, end: Option<Vec<u8>>) -> Result<PartialBlob, Lost> {
         let (store, hash) = (self.context.config.store.clone(), *self.hash());
-        let partial = blocking(hash, move || store.partial(&hash, length)).await.map_err(|error| match error {
-            FetchError::Store { source: source @ PartialError::Length { .. }, .. } => {
-                Lost::Misbehaved(Misbehaviour::WrongLength(source.to_string()))
-            }
-            other => Lost::Fatal(other),
-        })?;
+        let opening = blocking(hash, move || {
+            let partial = store.partial(&hash, length)?;
+            end.map_or(Ok(()), |end| partial.prove_length(end))?;
+            Ok(partial)
+        });
+        let partial = opening.await.map_err(Lost::Fatal)?;
         let missing: Vec<ByteRange> = units(&partial).filter(|(unit, _)| !partial.has(*unit)).map(|(_, range)| range).collect();
-        let mut schedule = Schedule::new(&missing, false, rand::random());
+        let mut schedule = Schedule::new(&missing, rand::random());
         let mut state = self.state();
         for &expected in &state.expected {
             schedule.joined(expected);
@@ -142,9 +154,14 @@ impl<'a> Fetch<'a> {
         state.attempt = Some(Attempt { partial: partial.clone(), schedule, started: Instant::now() });
         drop(state);
         self.report_progress();
-        // The main future starts the other providers now.
-        self.changed.notify_waiters();
+        self.tell();
         Ok(partial)
+    }
+
+    /// Those who wait for something look again: the other providers of this fetch, and peers who fetch the same.
+    fn tell(&self) {
+        self.changed.notify_waiters();
+        self.context.verified.notify_waiters();
     }
 
     /// What `node` should do now, and how old the attempt is.
@@ -165,7 +182,7 @@ impl<'a> Fetch<'a> {
                     None => (attempt.schedule.next(node, held, age), age),
                 }
             }
-            // Never while somebody works on it.
+            // Never: who asks has begun it.
             None => (Next::Finished, Duration::ZERO),
         }
     }
@@ -184,7 +201,22 @@ impl<'a> Fetch<'a> {
         state.places.gave(&node, Instant::now());
         drop(state);
         self.report_progress();
-        self.changed.notify_waiters();
+        self.tell();
+    }
+
+    /// `node` sends the unit `range`, which it could choose.
+    pub(super) fn chosen(&self, node: NodeId, range: ByteRange) {
+        if let Some(attempt) = &mut self.state().attempt {
+            let age = attempt.started.elapsed();
+            attempt.schedule.chosen(&node, range.start, age);
+        }
+    }
+
+    /// `node` sends none of the units that it could choose from.
+    pub(super) fn chose_none(&self, node: NodeId) {
+        if let Some(attempt) = &mut self.state().attempt {
+            attempt.schedule.chose_none(&node);
+        }
     }
 
     pub(super) fn failed(&self, node: NodeId, range: ByteRange) {
@@ -294,7 +326,7 @@ pub(crate) async fn fetch(
     let completed = partial.clone();
     match blocking(hash, move || completed.complete(durability)).await {
         // Somebody else, who imports the same blob, was faster.
-        Ok(()) | Err(FetchError::Store { source: PartialError::Ended(_), .. }) => {}
+        Ok(()) | Err(FetchError::Store { source: PartialError::Ended(_), .. }) => fetch.tell(),
         Err(error) => return Err(error),
     }
     let state = fetch.state();
@@ -376,6 +408,8 @@ struct Providers<'a> {
     attempts: BTreeMap<NodeId, u32>,
     /// Those that had a place.
     tried: BTreeSet<NodeId>,
+    /// How often each did not have it.
+    asked_in_vain: BTreeMap<NodeId, u32>,
     /// What each had delivered when it last failed: who delivers is tried again as often as it takes.
     delivered: BTreeMap<NodeId, u64>,
     outcomes: BTreeMap<NodeId, String>,
@@ -394,6 +428,7 @@ impl<'a> Providers<'a> {
             absent: Vec::new(),
             attempts: BTreeMap::new(),
             tried: BTreeSet::new(),
+            asked_in_vain: BTreeMap::new(),
             delivered: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             too_long: None,
@@ -517,7 +552,13 @@ impl<'a> Providers<'a> {
                     self.fetch.context.report(peer, what).await;
                 }
             }
-            Lost::NotFound | Lost::NothingMore => self.absent.push((Instant::now() + ABSENT_AGAIN, node)),
+            Lost::NotFound => {
+                let times = self.asked_in_vain.entry(node).or_default();
+                let wait = ABSENT_AGAIN_MIN * 2u32.saturating_pow(*times);
+                *times = times.saturating_add(1);
+                self.absent.push((Instant::now() + wait.min(ABSENT_AGAIN_MAX), node));
+            }
+            Lost::NothingMore => self.absent.push((Instant::now() + ABSENT_AGAIN_MAX, node)),
             Lost::Refused | Lost::Relayed | Lost::OtherLength { .. } => {}
             Lost::Busy | Lost::Silent | Lost::Connection(_) => {
                 let attempts = self.attempts.entry(node).or_default();
@@ -537,9 +578,8 @@ impl<'a> Providers<'a> {
     fn error(&self) -> FetchError {
         let (hash, outcomes) = (*self.fetch.hash(), self.outcomes.clone());
         let state = self.fetch.state();
-        if let Some(length) = state.stated {
-            let missing = state.attempt.as_ref().map_or(length, |attempt| attempt.partial.missing_bytes());
-            return FetchError::Lost { hash, missing, length, outcomes };
+        if let Some(Attempt { partial, .. }) = &state.attempt {
+            return FetchError::Lost { hash, missing: partial.missing_bytes(), length: partial.length(), outcomes };
         }
         match self.too_long {
             Some(length) => FetchError::TooLong { hash, length, limit: self.fetch.request.limit },

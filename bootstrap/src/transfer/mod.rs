@@ -2,8 +2,8 @@
 //!
 //! A fetch asks its providers on their control connections ([`provider`]), which settles small blobs at once; larger ones
 //! come over bulk connections, in units that a [`barnraiser_protocol::transfer::Schedule`] shares out. Nothing is
-//! believed: each unit is proven by the store before it counts, and who sends a wrong byte is dropped there and then. At most three
-//! units of each provider are in memory. `fetch` decides who is asked, `serve` answers others. [`difference`] copies beforehand what is
+//! believed: the length is proven before anything is fetched, each unit by the store before it counts, and who sends a wrong byte
+//! is dropped there and then. At most three units of each provider are in memory. `fetch` decides who is asked, `serve` answers others. [`difference`] copies beforehand what is
 //! here already.
 
 pub(crate) mod data;
@@ -235,7 +235,7 @@ pub(crate) async fn who_has(context: &Context, network: Option<NetworkId>, hash:
 async fn has(context: &Context, node: NodeId, hash: BlobHash) -> Option<NodeId> {
     let peer = context.connect(node, Vec::new()).await.ok()?;
     let mut stream = context.opener.open(peer, PROTOCOL, Lane::Control).await.ok()?;
-    frame::write(&mut stream, &Request::Have { hash, inline_max: 0 }).await.ok()?;
+    frame::write(&mut stream, &Request::Have { hash, inline_max: 0, end: false }).await.ok()?;
     match frame::read(&mut stream, FRAME_BYTES_MAX).await {
         Ok(Some(Answer::Found { .. })) => Some(node),
         _ => None,

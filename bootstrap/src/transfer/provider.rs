@@ -4,13 +4,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use barnraiser_protocol::id::NodeId;
-use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, FRAME_BYTES_MAX, Held, INLINE_BYTES_MAX, Next, Request};
-use barnraiser_store::geometry::{encoded_length, last_group};
-use barnraiser_store::{BLOB_BYTES_MAX, PartialBlob, PartialError, prove_length};
+use barnraiser_protocol::transfer::{
+    Answer, BLOB_PROTOCOL, ByteRange, Data, FRAME_BYTES_MAX, Held, INLINE_BYTES_MAX, Next, Request, UnitSet, end_of,
+};
+use barnraiser_store::geometry::{encoded_length, unit_range};
+use barnraiser_store::{BLOB_BYTES_MAX, PartialBlob, PartialError, UNIT_BYTES};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::data::{self, Form};
@@ -28,8 +32,15 @@ const DEPTH_BULK: usize = 2;
 const DEPTH_CONTROL: usize = 1;
 /// The longest that connecting to a provider may take, its addresses looked up if need be.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// A provider that is itself still fetching is asked this often what it has by now.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Where a unit takes so long, the next one is asked for when it is here: a round trip is little then, and what one provider has
+/// been asked for nobody else is.
+const SLOW_UNIT: Duration = Duration::from_millis(500);
+/// A provider that is itself still fetching is asked what it has by now as soon as it has more, at most this often; ...
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// ... and one that has no time to say it, this often.
+const ASK_BUSY_AGAIN: Duration = Duration::from_secs(2);
+/// How much longer than an answer that is there a question for more may take: the provider answers after less.
+const WAIT_MORE: Duration = Duration::from_secs(10);
 /// A provider that is fetching too, and has had nothing that is missing here for so many times what a stalled one is given, is
 /// asked again only while others deliver.
 const USELESS_STALLS: u32 = 3;
@@ -110,14 +121,21 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
         Ok(Err(error)) => return Err(Lost::Connection(error.to_string())),
         Err(_) => return Err(Lost::Connection(format!("can't be reached within {CONNECT_TIMEOUT:?}"))),
     };
+    // Where the blob is known to be a large one, its own connection is dialled while the question travels.
+    let early = fetch.request.length.is_some_and(|length| length > INLINE_BYTES_MAX).then(|| {
+        let opener = fetch.context.opener.clone();
+        tokio::spawn(async move { opener.open(peer, PROTOCOL, Lane::Bulk).await })
+    });
     let mut control = fetch.context.opener.open(peer, PROTOCOL, Lane::Control).await?;
     // Only who may have to send it anyway is asked for the blob itself.
     let inline_max = match fetch.request.length {
         Some(length) if length > INLINE_BYTES_MAX => 0,
         _ => INLINE_BYTES_MAX as u32,
     };
-    let request = Request::Have { hash: *fetch.hash(), inline_max };
-    let (length, held, has_data) = ask(fetch, &mut control, &request).await?;
+    // Once the length is proven, no other proof is needed. Until it is, nothing is made ready for it.
+    let wants_end = !fetch.has_begun();
+    let request = Request::Have { hash: *fetch.hash(), inline_max, end: wants_end };
+    let Found { length, held, data } = ask(fetch, &mut control, &request).await?;
     // Of a longer one not even the shape of the tree could be reckoned.
     if length > fetch.request.limit.min(BLOB_BYTES_MAX) {
         return Err(Lost::TooLong(length));
@@ -125,29 +143,86 @@ pub(super) async fn work(fetch: &Fetch<'_>, node: NodeId) -> Result<(), Lost> {
     if let Some(wanted) = fetch.request.length.filter(|wanted| *wanted != length) {
         return Err(Lost::OtherLength { claimed: length, wanted });
     }
-    if has_data && length > u64::from(inline_max) {
-        return Err(out_of_turn("data that was not asked for"));
-    }
-    let known = fetch.is_right(length).transpose()?.is_some();
-    if has_data {
-        let range = ByteRange { start: 0, end: length };
-        let bytes = timely(fetch, data(fetch, &mut control, length, &range)).await?;
-        if !known {
-            prove(fetch, length, range, bytes.clone()).await?;
+    let whole = ByteRange { start: 0, end: length };
+    let end = end_of(length);
+    let mut sent = Vec::new();
+    match data {
+        Data::Nothing if wants_end => return Err(out_of_turn("no proof of the length where it was asked for")),
+        Data::Nothing => {}
+        // A group may be all there is.
+        Data::Encoded(range) if (range == whole && length <= u64::from(inline_max)) || (range == end && wants_end) => {
+            // A quarter of a MiB at most, or a group and its proof.
+            let expected = encoded_length(&(range.start..range.end), length) as usize;
+            let reading = async { Ok(data::read(&mut control, &mut sent, expected, false, fetch.context.config.limits.stall).await?) };
+            timely(fetch, reading).await?;
         }
-        let provider = Provider { fetch, node, partial: fetch.begin(node, length).await?, held, misses: 0 };
-        return provider.keep(range, bytes, Form::Plain).await.map(|_| ());
+        Data::Encoded(_) | Data::Pieces => return Err(out_of_turn("data that was not asked for")),
     }
-    if !known {
-        let range = last_group(length);
-        let range = ByteRange { start: range.start, end: range.end };
-        let bytes = timely(fetch, last_bytes(fetch, &mut control, length, range)).await?;
-        prove(fetch, length, range, bytes).await?;
+    if data == Data::Encoded(whole) {
+        // It proves the length too.
+        let partial = fetch.begin(node, length, Some((whole, sent.as_slice()))).await?;
+        let provider = Provider { fetch, node, partial, held, is_watched: false, misses: 0 };
+        return provider.keep(whole, sent, Form::Plain).await.map(|_| ());
     }
-    let partial = fetch.begin(node, length).await?;
-    let mut provider = Provider { fetch, node, partial, held, misses: 0 };
-    let (mut stream, depth) = provider.lane(peer, control).await?;
-    provider.units(&mut stream, depth).await
+    let partial = fetch.begin(node, length, wants_end.then_some((end, sent.as_slice()))).await?;
+    let is_watched = held != Held::All;
+    let (updates, more) = watch::channel(held.clone());
+    let mut provider = Provider { fetch, node, partial: partial.clone(), held, is_watched, misses: 0 };
+    let (mut stream, depth) = provider.lane(peer, control, early).await?;
+    let watching = async { if is_watched { watch_holder(fetch, peer, &partial, &updates).await } else { std::future::pending().await } };
+    tokio::select! {
+        ended = provider.units(&mut stream, depth, more) => ended,
+        lost = watching => Err(lost),
+    }
+}
+
+/// Keeps `updates` at what a provider has that is itself fetching. Ends only when that one is lost: who waits for it to have more
+/// would not see it otherwise.
+async fn watch_holder(fetch: &Fetch<'_>, peer: PeerId, partial: &PartialBlob, updates: &watch::Sender<Held>) -> Lost {
+    let patience = fetch.context.config.limits.stall + WAIT_MORE;
+    // Of its own, since an answer that waits holds up those behind it.
+    let mut stream = match fetch.context.opener.open(peer, PROTOCOL, Lane::Control).await {
+        Ok(stream) => stream,
+        Err(error) => return error.into(),
+    };
+    loop {
+        let asked = Instant::now();
+        let request = Request::Wait { hash: *fetch.hash(), units: updates.borrow().count() };
+        let answered = async {
+            within(patience, frame::write(&mut stream, &request)).await?;
+            answer(patience, &mut stream).await
+        };
+        match answered.await {
+            Ok(found) => {
+                if found.length != partial.length() {
+                    return wrong_length(found.length, partial.length());
+                }
+                if found.data != Data::Nothing {
+                    return out_of_turn("data that was not asked for");
+                }
+                let is_whole = found.held == Held::All;
+                updates.send_replace(found.held);
+                if is_whole {
+                    return std::future::pending().await;
+                }
+            }
+            // Not an answer of the moment: too many are served, or its line rests.
+            Err(Lost::Busy) => tokio::time::sleep(ASK_BUSY_AGAIN).await,
+            Err(lost) => return lost,
+        }
+        tokio::time::sleep_until(asked + ASK_AGAIN).await;
+    }
+}
+
+fn wrong_length(claimed: u64, proven: u64) -> Lost {
+    Lost::Misbehaved(Misbehaviour::WrongLength(format!("{claimed} bytes, after {proven}")))
+}
+
+/// What an answer says that is not "no".
+struct Found {
+    length: u64,
+    held: Held,
+    data: Data,
 }
 
 /// `work`, within the time that a unit may take: a peer that sends a byte now and then moves, too.
@@ -156,46 +231,16 @@ async fn timely<T>(fetch: &Fetch<'_>, work: impl Future<Output = Result<T, Lost>
     tokio::time::timeout(most, work).await.unwrap_or(Err(FrameError::Stalled(most).into()))
 }
 
-/// The last bytes of a blob that is said to have `length`, with the proof of that.
-async fn last_bytes(fetch: &Fetch<'_>, stream: &mut Stream, length: u64, range: ByteRange) -> Result<Vec<u8>, Lost> {
-    let (stated, _, has_data) = ask(fetch, stream, &Request::Get { hash: *fetch.hash(), range, zstd: false }).await?;
-    if stated != length {
-        return Err(Lost::Misbehaved(Misbehaviour::WrongLength(format!("{stated} bytes, after {length}"))));
-    }
-    if !has_data {
-        return Err(out_of_turn("no data where some were asked for"));
-    }
-    data(fetch, stream, length, &range).await
-}
-
-async fn data(fetch: &Fetch<'_>, stream: &mut Stream, length: u64, range: &ByteRange) -> Result<Vec<u8>, Lost> {
-    let mut bytes = Vec::new();
-    // A unit's encoding is about a MiB.
-    let expected = encoded_length(&(range.start..range.end), length) as usize;
-    data::read(stream, &mut bytes, expected, false, fetch.context.config.limits.stall).await?;
-    Ok(bytes)
-}
-
-/// Whether the blob has `length` bytes, by the bytes of `range` at its end: until that is certain nothing is made ready for it.
-async fn prove(fetch: &Fetch<'_>, length: u64, range: ByteRange, bytes: Vec<u8>) -> Result<(), Lost> {
-    let hash = *fetch.hash();
-    let proven = blocking(hash, move || prove_length(&hash, length, range.start..range.end, &bytes)).await;
-    proven.map_err(|error| match error {
-        FetchError::Store { source, .. } if source.is_peers_fault() => Lost::Misbehaved(Misbehaviour::WrongBytes(source.to_string())),
-        other => Lost::Fatal(other),
-    })
-}
-
 /// One request and its answer.
-async fn ask(fetch: &Fetch<'_>, stream: &mut Stream, request: &Request) -> Result<(u64, Held, bool), Lost> {
+async fn ask(fetch: &Fetch<'_>, stream: &mut Stream, request: &Request) -> Result<Found, Lost> {
     let patience = fetch.context.config.limits.stall;
     within(patience, frame::write(stream, request)).await?;
     answer(patience, stream).await
 }
 
-async fn answer(patience: Duration, stream: &mut Stream) -> Result<(u64, Held, bool), Lost> {
+async fn answer(patience: Duration, stream: &mut Stream) -> Result<Found, Lost> {
     match within(patience, frame::read(stream, FRAME_BYTES_MAX)).await? {
-        Some(Answer::Found { length, held, data }) => Ok((length, held, data)),
+        Some(Answer::Found { length, held, data }) => Ok(Found { length, held, data }),
         Some(Answer::NotFound) => Err(Lost::NotFound),
         Some(Answer::Busy) => Err(Lost::Busy),
         Some(Answer::Refused) => Err(Lost::Refused),
@@ -204,22 +249,40 @@ async fn answer(patience: Duration, stream: &mut Stream) -> Result<(u64, Held, b
     }
 }
 
+/// What a provider was asked for.
+enum Asked {
+    Unit(ByteRange),
+    /// Any of these.
+    Any(UnitSet),
+}
+
 struct Provider<'a> {
     fetch: &'a Fetch<'a>,
     node: NodeId,
     partial: PartialBlob,
     held: Held,
+    /// Whether it is asked what it has by now.
+    is_watched: bool,
     misses: u32,
 }
 
 impl<'a> Provider<'a> {
     /// The stream for the units: a bulk connection, or the control connection for what is small and for peers that can't
     /// be dialled (a volunteer behind a router who dialled us).
-    async fn lane(&self, peer: PeerId, control: Stream) -> Result<(Stream, usize), Lost> {
+    async fn lane(
+        &self,
+        peer: PeerId,
+        control: Stream,
+        early: Option<JoinHandle<Result<Stream, OpenError>>>,
+    ) -> Result<(Stream, usize), Lost> {
         if self.partial.length() <= INLINE_BYTES_MAX {
             return Ok((control, DEPTH_CONTROL));
         }
-        match self.fetch.context.opener.open(peer, PROTOCOL, Lane::Bulk).await {
+        let opened = match early {
+            Some(early) => early.await.unwrap_or_else(|error| Err(OpenError::Connection { peer, reason: error.to_string() })),
+            None => self.fetch.context.opener.open(peer, PROTOCOL, Lane::Bulk).await,
+        };
+        match opened {
             Ok(bulk) => Ok((bulk, DEPTH_BULK)),
             Err(error @ (OpenError::Relayed(_) | OpenError::ShutDown)) => Err(error.into()),
             Err(error) => {
@@ -229,16 +292,21 @@ impl<'a> Provider<'a> {
         }
     }
 
-    async fn units(&mut self, stream: &mut Stream, depth: usize) -> Result<(), Lost> {
+    async fn units(&mut self, stream: &mut Stream, depth_max: usize, mut more: watch::Receiver<Held>) -> Result<(), Lost> {
         let limits = &self.fetch.context.config.limits;
-        let mut asked: VecDeque<ByteRange> = VecDeque::new();
+        let mut depth = depth_max;
+        let mut asked: VecDeque<Asked> = VecDeque::new();
         // What came last, while it is proven and written.
         let mut keeping: Option<BoxFuture<'a, Result<Vec<u8>, Lost>>> = None;
         // For what comes next: what came before the last is through.
         let mut spare = Vec::new();
         let mut useful = Instant::now();
+        let mut last = Instant::now();
         loop {
             let changed = self.fetch.changed.notified();
+            if more.has_changed().unwrap_or(false) {
+                self.held = more.borrow_and_update().clone();
+            }
             let mut wait = None;
             while asked.len() < depth {
                 if let Some(why) = self.fetch.kept_back(self.partial.length()) {
@@ -247,24 +315,27 @@ impl<'a> Provider<'a> {
                     }
                     break;
                 }
-                match self.fetch.next(self.node, &self.held) {
-                    (Next::Unit(range), _) => {
-                        let request = Request::Get { hash: *self.fetch.hash(), range, zstd: true };
-                        asked.push_back(range);
-                        within(limits.stall, frame::write(stream, &request)).await?;
-                    }
+                let hash = *self.fetch.hash();
+                let (request, what) = match self.fetch.next(self.node, &self.held) {
+                    (Next::Unit(range), _) => (Request::Get { hash, range, zstd: true }, Asked::Unit(range)),
+                    (Next::Any(wanted), _) => (Request::Any { hash, wanted: wanted.clone(), zstd: true }, Asked::Any(wanted)),
                     (Next::Finished, _) if asked.is_empty() => return Ok(()),
                     (Next::Finished, _) => break,
                     (Next::Wait(until), age) => {
                         wait = until.map(|until| until.saturating_sub(age));
                         break;
                     }
+                };
+                if asked.is_empty() {
+                    last = Instant::now();
                 }
+                asked.push_back(what);
+                within(limits.stall, frame::write(stream, &request)).await?;
             }
-            if let Some(range) = asked.pop_front() {
+            if let Some(what) = asked.pop_front() {
                 useful = Instant::now();
                 let mut bytes = std::mem::take(&mut spare);
-                let taking = tokio::time::timeout(limits.unit_time_max, self.take(stream, range, &mut bytes));
+                let taking = tokio::time::timeout(limits.unit_time_max, self.take(stream, what, &mut bytes));
                 let mut kept = OptionFuture::from(keeping.take());
                 // A wrong byte ends it at once; what is right is kept, whatever comes next.
                 let taken = {
@@ -280,8 +351,10 @@ impl<'a> Provider<'a> {
                         }
                     }
                 };
-                if let Some(form) = taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
+                if let Some((range, form)) = taken.unwrap_or(Err(FrameError::Stalled(limits.unit_time_max).into()))? {
                     keeping = Some(self.keep(range, bytes, form).boxed());
+                    depth = if last.elapsed() > SLOW_UNIT { 1 } else { depth_max };
+                    last = Instant::now();
                 }
                 continue;
             }
@@ -289,60 +362,65 @@ impl<'a> Provider<'a> {
                 spare = keeping.await?;
                 continue;
             }
-            let partial_holder = self.held != Held::All;
             // Who says for ever that it will have some would hold a place, and the fetch up, for ever.
-            if partial_holder && useful.elapsed() > limits.stall * USELESS_STALLS {
+            let useless = (self.held != Held::All).then(|| useful + limits.stall * USELESS_STALLS);
+            if useless.is_some_and(|useless| useless <= Instant::now()) {
                 return Err(Lost::NothingMore);
             }
-            let patience = if partial_holder { wait.map_or(ASK_AGAIN, |wait| wait.min(ASK_AGAIN)) } else { wait.unwrap_or(Duration::MAX) };
-            let started = Instant::now();
             tokio::select! {
-                () = sleep(patience) => {}
+                () = sleep(wait.unwrap_or(Duration::MAX)) => {}
+                () = sleep_until(useless) => {}
                 () = changed => {}
-            }
-            if partial_holder {
-                // A peer that is fetching too: it may have more by now. Others' progress does not make us ask faster.
-                tokio::time::sleep_until(started + ASK_AGAIN.min(patience)).await;
-                let request = Request::Have { hash: *self.fetch.hash(), inline_max: 0 };
-                let (length, held, data) = ask(self.fetch, stream, &request).await?;
-                self.check(length, data, false)?;
-                self.held = held;
+                Ok(()) = more.changed() => more.mark_changed(),
             }
         }
     }
 
-    /// Takes the answer to the request for `range` into `bytes`. None where the provider has lost it.
-    async fn take(&mut self, stream: &mut Stream, range: ByteRange, bytes: &mut Vec<u8>) -> Result<Option<Form>, Lost> {
-        match answer(self.fetch.context.config.limits.stall, stream).await {
-            Ok((length, held, has_data)) => {
-                self.check(length, has_data, true)?;
-                self.held = held;
-                Ok(Some(self.data(stream, range, true, bytes).await?))
-            }
-            Err(Lost::NotFound) if self.misses < MISSES_MAX => {
+    /// Takes the answer to a request into `bytes`, and says which unit it is and how it came. None where the provider has lost it.
+    async fn take(&mut self, stream: &mut Stream, asked: Asked, bytes: &mut Vec<u8>) -> Result<Option<(ByteRange, Form)>, Lost> {
+        let found = match answer(self.fetch.context.config.limits.stall, stream).await {
+            Ok(found) => found,
+            // Who was said to have everything is asked anew, like one that does not have it.
+            Err(Lost::NotFound) if self.is_watched && self.misses < MISSES_MAX => {
                 self.misses += 1;
-                self.fetch.failed(self.node, range);
-                // Until it is asked again, it has nothing.
-                self.held = Held::Ranges(barnraiser_protocol::bounded::BoundedVec::new());
-                Ok(None)
+                match asked {
+                    Asked::Unit(range) => self.fetch.failed(self.node, range),
+                    Asked::Any(_) => self.fetch.chose_none(self.node),
+                }
+                // Until it says otherwise, it has nothing.
+                self.held = Held::Units(UnitSet::default());
+                return Ok(None);
             }
-            Err(lost) => Err(lost),
+            Err(lost) => return Err(lost),
+        };
+        let length = self.partial.length();
+        if found.length != length {
+            return Err(wrong_length(found.length, length));
         }
-    }
-
-    fn check(&self, length: u64, has_data: bool, wanted: bool) -> Result<(), Lost> {
-        if length != self.partial.length() {
-            let what = format!("{length} bytes, after {}", self.partial.length());
-            return Err(Lost::Misbehaved(Misbehaviour::WrongLength(what)));
+        let Data::Encoded(sent) = found.data else { return Err(out_of_turn("no data where some were asked for")) };
+        let range = match &asked {
+            Asked::Unit(range) => *range,
+            Asked::Any(wanted) => {
+                let unit = sent.start / UNIT_BYTES;
+                if !wanted.has(unit) {
+                    return Err(out_of_turn("a unit that was not asked for"));
+                }
+                let range = unit_range(unit, length);
+                ByteRange { start: range.start, end: range.end }
+            }
+        };
+        if sent != range {
+            return Err(out_of_turn("another range than was asked for"));
         }
-        if has_data != wanted {
-            return Err(out_of_turn(if wanted { "no data where some were asked for" } else { "data that was not asked for" }));
+        if let Asked::Any(_) = asked {
+            self.fetch.chosen(self.node, range);
         }
-        Ok(())
-    }
-
-    async fn data(&self, stream: &mut Stream, range: ByteRange, zstd: bool, bytes: &mut Vec<u8>) -> Result<Form, Lost> {
-        Ok(data::read(stream, bytes, self.encoded(range), zstd, self.fetch.context.config.limits.stall).await?)
+        // The answer may have waited in line, and be older than what was heard since.
+        if found.held.count() > self.held.count() {
+            self.held = found.held;
+        }
+        let form = data::read(stream, bytes, self.encoded(range), true, self.fetch.context.config.limits.stall).await?;
+        Ok(Some((range, form)))
     }
 
     /// The length of what proves a range and its bytes.
@@ -386,7 +464,11 @@ impl<'a> Provider<'a> {
 
 /// Sleeps; for ever where the time can't be reckoned with.
 async fn sleep(time: Duration) {
-    match Instant::now().checked_add(time) {
+    sleep_until(Instant::now().checked_add(time)).await;
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }

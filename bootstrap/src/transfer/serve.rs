@@ -1,20 +1,21 @@
 //! Serves blobs to one stream of a peer.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::transfer::{
-    Answer, BLOB_PROTOCOL, ByteRange, FRAME_BYTES_MAX, GET_BYTES_MAX, HELD_RANGES_MAX, Held, INLINE_BYTES_MAX, Request,
+    Answer, BLOB_PROTOCOL, ByteRange, Data, FRAME_BYTES_MAX, GET_BYTES_MAX, Given, Held, INLINE_BYTES_MAX, Request, UnitSet, end_of,
 };
+use barnraiser_store::geometry::unit_range;
 use barnraiser_store::{Available, Store};
 use futures::{AsyncRead, AsyncReadExt as _};
 use libp2p::PeerId;
 use libp2p::swarm::Stream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::data::{self, Form};
 use super::difference;
@@ -32,6 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request waits for its turn before the answer is "busy".
 const QUEUE_TIME: Duration = Duration::from_secs(5);
 
+/// How long a question for more waits until there is more; less than whoever asks is patient.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// It looks by itself so often whether there is: not everything that brings units says so.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Answers requests until the peer closes the stream, breaks the protocol, or is silent for a minute.
 pub(crate) async fn serve(context: Arc<Context>, inbound: Inbound) {
     let Inbound { peer, stream, relayed, slot: _slot, .. } = inbound;
@@ -48,15 +54,16 @@ pub(crate) async fn serve(context: Arc<Context>, inbound: Inbound) {
 /// One answer that is ready to be sent.
 struct Ready<'a> {
     answer: Answer,
-    data: Option<Data<'a>>,
+    sent: Option<Sent<'a>>,
 }
 
 /// The data behind an answer, and what is reserved for it until it is sent or can't be.
-struct Data<'a> {
+struct Sent<'a> {
     bytes: Vec<u8>,
     form: Form,
     _room: Serving,
-    _taken: Taken<'a>,
+    /// Not where it only proves a length.
+    _taken: Option<Taken<'a>>,
 }
 
 /// Who takes what everybody wants, as long as it does.
@@ -80,25 +87,33 @@ async fn requests(context: &Arc<Context>, peer: PeerId, node: NodeId, stream: St
     // Bytes a second that the peer took lately; 0 as long as nothing is known.
     let measured = AtomicU64::new(0);
     let pace = Pace::new(&context.traffic, peer);
+    // Buffers that were sent: the next answers go into them, which saves zeroing and page faults. As many as there are answers in
+    // the making, waiting and being sent.
+    let spare = Mutex::new(Vec::new());
+    let lock = || spare.lock().unwrap_or_else(PoisonError::into_inner);
     let preparing = async {
         // Dropped at the end: then no more is sent.
         let ready = ready;
         while let Some(request) = next_request(&mut reader, &unsent).await? {
             unsent.fetch_add(1, Ordering::Relaxed);
-            if ready.send(prepare(context, node, request, relayed, measured.load(Ordering::Relaxed)).await).await.is_err() {
+            let buffer = lock().pop().unwrap_or_default();
+            let prepared = prepare(context, node, request, relayed, measured.load(Ordering::Relaxed), buffer).await;
+            if ready.send(prepared).await.is_err() {
                 break;
             }
         }
         Ok(())
     };
     let sending = async {
-        while let Some(Ready { answer, data }) = to_send.recv().await {
+        while let Some(Ready { answer, sent }) = to_send.recv().await {
             within(PATIENCE, frame::write(&mut writer, &answer)).await?;
-            if let Some(data) = &data {
+            // What is reserved for it is given up when it is sent.
+            if let Some(mut sent) = sent {
                 let started = Instant::now();
-                data::write(&mut writer, &data.bytes, data.form, pace, PATIENCE).await?;
-                measure(&measured, data.bytes.len(), started.elapsed());
-                tracing::trace!(%peer, bytes = data.bytes.len(), "served");
+                data::write(&mut writer, &sent.bytes, sent.form, pace, PATIENCE).await?;
+                measure(&measured, sent.bytes.len(), started.elapsed());
+                tracing::trace!(%peer, bytes = sent.bytes.len(), "served");
+                lock().push(std::mem::take(&mut sent.bytes));
             }
             unsent.fetch_sub(1, Ordering::Relaxed);
         }
@@ -129,9 +144,9 @@ async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsiz
     }
 }
 
-/// What a request is answered with.
-async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed: bool, measured: u64) -> Ready<'_> {
-    let without_data = |answer| Ready { answer, data: None };
+/// What a request is answered with; its data goes into `buffer`. `measured` are the bytes a second that the peer took lately.
+async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed: bool, measured: u64, buffer: Vec<u8>) -> Ready<'_> {
+    let without_data = |answer| Ready { answer, sent: None };
     if relayed || !context.config.access.may_serve(request.hash(), &node) {
         return without_data(Answer::Refused);
     }
@@ -144,15 +159,19 @@ async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed
         }
         return without_data(difference::chunks(context, node, *hash).await);
     }
+    if let Request::Wait { hash, units } = &request {
+        return without_data(more(context, *hash, *units).await);
+    }
     let Ok(Some(room)) = tokio::time::timeout(QUEUE_TIME, context.serving(&node)).await else {
         return without_data(Answer::Busy);
     };
-    let (store, hash) = (context.config.store.clone(), *request.hash());
+    let (store, given, hash) = (context.config.store.clone(), context.given.clone(), *request.hash());
+    let is_question = matches!(request, Request::Have { .. });
     let try_zstd = request.takes_zstd() && pack::is_slow(context.traffic.rates(), measured);
     let traffic = context.traffic.clone();
     // A failing thread is as good as a blob that is not there.
     let answered = tokio::task::spawn_blocking(move || {
-        let (answer, bytes) = answer(&store, &request, &|length| traffic.keeps_back(length));
+        let (answer, bytes) = answer(&store, &given, &request, &|length| traffic.keeps_back(length), buffer);
         let packed = bytes.as_ref().filter(|_| try_zstd).and_then(|bytes| pack::pack(bytes));
         (answer, packed.map(|bytes| (bytes, Form::Zstd)).or(bytes.map(|bytes| (bytes, Form::Plain))))
     });
@@ -160,75 +179,116 @@ async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed
         tracing::error!(%error, "a blob could not be read");
         (Answer::NotFound, None)
     });
-    match answered {
-        // Only who is given data counts, and not who asks in vain.
-        (_, Some(_)) if !context.admit(&hash, &node) => without_data(Answer::Busy),
-        (answer, Some((bytes, form))) => {
-            Ready { answer, data: Some(Data { bytes, form, _room: room, _taken: Taken { context, hash, node } }) }
+    let (answer, Some((bytes, form))) = answered else { return without_data(answered.0) };
+    // Only who is given data counts, and not who asks in vain, or how long a blob is that is longer than its end.
+    let is_proof = is_question && matches!(&answer, Answer::Found { data: Data::Encoded(range), .. } if range.start > 0);
+    if !is_proof && !context.admit(&hash, &node) {
+        return without_data(Answer::Busy);
+    }
+    let taken = (!is_proof).then_some(Taken { context, hash, node });
+    Ready { answer, sent: Some(Sent { bytes, form, _room: room, _taken: taken }) }
+}
+
+/// The answer to a question for more than `units` units: once there are, or the blob is not being fetched any more, or after
+/// a while.
+async fn more(context: &Context, hash: BlobHash, units: u64) -> Answer {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        let verified = context.verified.notified();
+        let (store, traffic) = (context.config.store.clone(), context.traffic.clone());
+        let found = tokio::task::spawn_blocking(move || match find(&store, &hash, &|length| traffic.keeps_back(length)) {
+            Ok((available, held)) => Answer::Found { length: available.length, held, data: Data::Nothing },
+            Err(answer) => answer,
+        });
+        match found.await.unwrap_or(Answer::NotFound) {
+            Answer::Found { held: Held::Units(held), .. } if held.count() <= units && Instant::now() < deadline => {}
+            answer => return answer,
         }
-        (answer, None) => without_data(answer),
+        tokio::select! {
+            () = verified => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)) => {}
+        }
     }
 }
 
-/// The answer to a request, and the encoded data that follows it. Reads and proves up to a unit from disk. Blobs of lengths that
-/// are kept back for now are somebody else's to serve.
-fn answer(store: &Store, request: &Request, keeps_back: &dyn Fn(u64) -> bool) -> (Answer, Option<Vec<u8>>) {
-    let hash = request.hash();
-    let available = match store.available(hash) {
-        Ok(Some(available)) => available,
-        Ok(None) => return (Answer::NotFound, None),
+/// What of a blob is here, or the answer where nothing of it can be had. Blobs of lengths that are kept back for now are
+/// somebody else's to serve.
+fn find(store: &Store, hash: &BlobHash, keeps_back: &dyn Fn(u64) -> bool) -> Result<(Available, Held), Answer> {
+    match store.available(hash) {
+        Ok(Some(available)) if keeps_back(available.length) => Err(Answer::Busy),
+        // A length that only another peer stated is not passed on as ours.
+        Ok(Some(available)) if available.length_is_proven => {
+            let held = held(&available);
+            Ok((available, held))
+        }
+        Ok(_) => Err(Answer::NotFound),
         Err(error) => {
             tracing::warn!(%hash, %error, "the store can't say whether it has a blob");
-            return (Answer::NotFound, None);
-        }
-    };
-    // A length that only another peer stated is not passed on as ours.
-    if !available.complete && available.ranges.last().is_none_or(|range| range.end != available.length) {
-        return (Answer::NotFound, None);
-    }
-    if keeps_back(available.length) {
-        return (Answer::Busy, None);
-    }
-    let held = held(&available);
-    let length = available.length;
-    let range = match request {
-        Request::Have { inline_max, .. } => {
-            let inline = available.complete && length <= u64::from(*inline_max).min(INLINE_BYTES_MAX);
-            if *inline_max == 0 || !inline {
-                return (Answer::Found { length, held, data: false }, None);
-            }
-            ByteRange { start: 0, end: length }
-        }
-        Request::Get { range, .. } => *range,
-        Request::Pieces { ranges, .. } if available.complete => return difference::pieces(store, hash, ranges, length),
-        Request::Pieces { .. } | Request::Chunks { .. } => return (Answer::NotFound, None),
-    };
-    let is_whole = range.start == 0 && range.end == length;
-    if range.end > length || range.length() > GET_BYTES_MAX || (range.length() == 0 && !is_whole) || !held.covers(&range) {
-        return (Answer::NotFound, None);
-    }
-    match encode(store, hash, range) {
-        Ok(bytes) => (Answer::Found { length, held, data: true }, Some(bytes)),
-        Err(error) => {
-            tracing::warn!(%hash, %error, "a blob can't be served");
-            (Answer::NotFound, None)
+            Err(Answer::NotFound)
         }
     }
 }
 
-fn encode(store: &Store, hash: &BlobHash, range: ByteRange) -> Result<Vec<u8>, barnraiser_store::ReadError> {
-    // The proof is less than one part in sixteen.
-    let mut bytes = Vec::with_capacity((range.length() + range.length() / 16) as usize);
-    store.encode_ranges(hash, range.start..range.end, &mut bytes)?;
-    Ok(bytes)
+/// The answer to a request, and the data that follows it, in `buffer`. Reads and proves up to a unit from disk.
+fn answer(
+    store: &Store,
+    given: &Mutex<Given>,
+    request: &Request,
+    keeps_back: &dyn Fn(u64) -> bool,
+    mut buffer: Vec<u8>,
+) -> (Answer, Option<Vec<u8>>) {
+    let hash = request.hash();
+    let (available, held) = match find(store, hash, keeps_back) {
+        Ok(found) => found,
+        Err(answer) => return (answer, None),
+    };
+    let length = available.length;
+    let whole = ByteRange { start: 0, end: length };
+    let given = || given.lock().unwrap_or_else(PoisonError::into_inner);
+    let range = match request {
+        Request::Have { inline_max, .. } if available.complete && length <= u64::from(*inline_max).min(INLINE_BYTES_MAX) => whole,
+        Request::Have { end: true, .. } => {
+            return match store.encode_end(hash, length, &mut buffer) {
+                Ok(()) => (Answer::Found { length, held, data: Data::Encoded(end_of(length)) }, Some(buffer)),
+                Err(error) => unreadable(hash, &error),
+            };
+        }
+        Request::Have { .. } => return (Answer::Found { length, held, data: Data::Nothing }, None),
+        Request::Get { range, .. } => *range,
+        Request::Any { wanted, .. } => {
+            let is_here = |unit: &u64| {
+                let range = unit_range(*unit, length);
+                range.start < length && held.covers(&ByteRange { start: range.start, end: range.end })
+            };
+            let Some(unit) = given().choose(hash, wanted.iter().filter(is_here)) else { return (Answer::NotFound, None) };
+            let range = unit_range(unit, length);
+            ByteRange { start: range.start, end: range.end }
+        }
+        Request::Pieces { ranges, .. } if available.complete => return difference::pieces(store, hash, ranges, length),
+        Request::Pieces { .. } | Request::Chunks { .. } | Request::Wait { .. } => return (Answer::NotFound, None),
+    };
+    let nothing = range.length() == 0 && range != whole;
+    if range.end > length || range.length() > GET_BYTES_MAX || nothing || !held.covers(&range) {
+        return (Answer::NotFound, None);
+    }
+    if let Request::Get { .. } = request {
+        given().sent(hash, range.start / GET_BYTES_MAX);
+    }
+    match store.encode_ranges(hash, range.start..range.end, &mut buffer) {
+        Ok(()) => (Answer::Found { length, held, data: Data::Encoded(range) }, Some(buffer)),
+        Err(error) => unreadable(hash, &error),
+    }
+}
+
+fn unreadable(hash: &BlobHash, error: &barnraiser_store::ReadError) -> (Answer, Option<Vec<u8>>) {
+    tracing::warn!(%hash, %error, "a blob can't be served");
+    (Answer::NotFound, None)
 }
 
 fn held(available: &Available) -> Held {
     if available.complete {
         return Held::All;
     }
-    let ranges = available.ranges.iter().take(HELD_RANGES_MAX);
-    let ranges: Vec<ByteRange> = ranges.map(|range| ByteRange { start: range.start, end: range.end }).collect();
-    // As many as the bound were taken.
-    Held::Ranges(BoundedVec::try_from(ranges).unwrap_or_default())
+    let ranges = available.ranges.iter().map(|range| ByteRange { start: range.start, end: range.end });
+    Held::Units(UnitSet::of_ranges(ranges, available.length))
 }

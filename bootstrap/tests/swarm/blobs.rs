@@ -67,7 +67,9 @@ async fn provider_that_lies_is_dropped_and_the_blob_is_right() {
     log();
     let honest = network(3, &[TCP]).await;
     let fetcher = &honest[2];
-    for (number, lie) in [Lie::FlippedByte, Lie::LongerBlob, Lie::OversizedAnswer, Lie::EndlessData].into_iter().enumerate() {
+    for (number, lie) in
+        [Lie::FlippedByte, Lie::LongerBlob, Lie::OversizedAnswer, Lie::EndlessData, Lie::OtherRange].into_iter().enumerate()
+    {
         let content = bytes(6 * MIB + number, number as u64);
         let hash = honest[0].add_blob(&content);
         honest[1].add_blob(&content);

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use barnraiser_bootstrap::identity::{keypair, with_peer};
 use barnraiser_bootstrap::substream::{Behaviour, Inbound, frame};
 use barnraiser_bootstrap::{FetchError, FetchRequest, Limits, Misbehaviour, Multiaddr, swarm};
-use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::keys::SecretKey;
-use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, FRAME_BYTES_MAX, Held, Request};
+use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, Data, FRAME_BYTES_MAX, Held, Request, UnitSet, end_of};
+use barnraiser_store::geometry::unit_range;
 use barnraiser_store::{Durability, Store};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::swarm::{Stream, SwarmEvent};
 
-use crate::rig::{Node, TCP, bytes, log};
+use crate::rig::{Node, TCP, bytes, log, until};
 
 const MIB: usize = 1 << 20;
 
@@ -34,7 +34,7 @@ enum Fake {
     Length(u64),
     /// States this length more than the true one, and serves as if that were so.
     Longer(i64),
-    /// Says that it has a part of it, which is none, for ever.
+    /// Proves the length and says that it has a part of it, which is none, for ever.
     Nothing,
     /// The true length, then data a byte at a time.
     Trickle,
@@ -48,7 +48,7 @@ enum Fake {
     Garbage,
     /// A well-formed answer to another question.
     OtherAnswer,
-    /// Another length each time that it is asked.
+    /// Another length each time that it is asked, the true one first.
     Changing,
 }
 
@@ -78,7 +78,7 @@ impl Fake {
     fn is_provable(self) -> bool {
         match self {
             Self::Longer(_) | Self::Wrong | Self::Endless | Self::Garbage | Self::OtherAnswer => true,
-            // Stands still before anything is proven, or was never asked for more.
+            // Stands still before anything is proven, or has nothing, as it says.
             Self::Silent | Self::NotFound | Self::Busy | Self::Refuses | Self::Length(_) | Self::Nothing => false,
             Self::Trickle | Self::HangsUp | Self::Changing => false,
         }
@@ -118,19 +118,28 @@ impl Fake {
             asked += 1;
             let hash = *request.hash();
             let real = store.length(&hash).unwrap().unwrap();
-            let is_get = matches!(request, Request::Get { .. });
-            let found = |length| Answer::Found { length, held: Held::All, data: is_get };
+            // What it sends, if anything: where it states a length, the end that would prove it.
+            let data = |length| match &request {
+                Request::Have { end: true, .. } => Data::Encoded(end_of(length)),
+                Request::Get { range, .. } => Data::Encoded(*range),
+                Request::Any { wanted, .. } => {
+                    let range = unit_range(wanted.iter().next().unwrap(), length);
+                    Data::Encoded(ByteRange { start: range.start, end: range.end })
+                }
+                _ => Data::Nothing,
+            };
+            let is_question = matches!(request, Request::Have { .. } | Request::Wait { .. });
+            let found = |length| Answer::Found { length, held: Held::All, data: data(length) };
             let answer = match self {
                 Self::Silent => still(stream).await?,
                 Self::NotFound => Answer::NotFound,
                 Self::Busy => Answer::Busy,
                 Self::Refuses => Answer::Refused,
-                Self::Length(_) if is_get => still(stream).await?,
+                Self::Length(_) if !is_question => still(stream).await?,
                 Self::Length(length) => found(length),
                 Self::Longer(more) => found(real.saturating_add_signed(more)),
-                // Has proven the length, which the true one would do for it as well.
-                Self::Nothing if is_get => Answer::NotFound,
-                Self::Nothing => Answer::Found { length: real, held: Held::Ranges(BoundedVec::new()), data: false },
+                Self::Nothing if is_question => Answer::Found { length: real, held: Held::Units(UnitSet::default()), data: data(real) },
+                Self::Nothing => Answer::NotFound,
                 Self::OtherAnswer => Answer::Chunks { list: hash, length: 9 },
                 Self::Changing => found(real + asked - 1),
                 Self::Garbage => {
@@ -141,8 +150,8 @@ impl Fake {
                 Self::Trickle | Self::HangsUp | Self::Wrong | Self::Endless => found(real),
             };
             frame::write(stream, &answer).await?;
-            if is_get && matches!(answer, Answer::Found { .. }) {
-                self.data(store, stream, &request, real).await?;
+            if let Answer::Found { data: Data::Encoded(range), .. } = answer {
+                self.data(store, stream, hash, range, real).await?;
                 if self == Self::HangsUp {
                     return Ok(());
                 }
@@ -151,12 +160,12 @@ impl Fake {
         Ok(())
     }
 
-    async fn data(self, store: &Store, stream: &mut Stream, request: &Request, real: u64) -> Result<(), frame::FrameError> {
-        let Request::Get { hash, range, .. } = request else { return Ok(()) };
+    async fn data(self, store: &Store, stream: &mut Stream, hash: BlobHash, range: ByteRange, real: u64) -> Result<(), frame::FrameError> {
         let mut encoded = Vec::new();
         let start = range.start.min(real.saturating_sub(1));
-        store.encode_ranges(hash, start..range.end.clamp(start + 1, real), &mut encoded).unwrap();
+        store.encode_ranges(&hash, start..range.end.clamp(start + 1, real), &mut encoded).unwrap();
         match self {
+            Self::Length(_) => drop(still(stream).await?),
             Self::Trickle => loop {
                 stream.write_all(&[1, 0, 0, 0, 7]).await?;
                 stream.flush().await?;
@@ -234,10 +243,13 @@ async fn twenty_fakes_of_each_kind_hold_the_true_provider_up_for_seconds_only() 
             println!("{fake:?}, {length} bytes: {:?}, {} lost", start.elapsed(), report.lost.len());
             assert!(start.elapsed() < MOST, "{fake:?}: {:?}", start.elapsed());
             assert!(fetcher.blob(&hash) == content, "{fake:?}");
-            assert_eq!(report.bytes_by_peer.keys().collect::<Vec<_>>(), [&provider.id()], "{fake:?}");
+            if fake != Fake::Changing {
+                // That one is right the first time, with a unit that counts.
+                assert_eq!(report.bytes_by_peer.keys().collect::<Vec<_>>(), [&provider.id()], "{fake:?}");
+            }
             assert!(!report.lost.contains_key(&provider.id()), "{fake:?}: {:?}", report.lost);
             if fake.is_provable() {
-                assert!(reported(&fetcher, &ids) > 0, "{fake:?} is not named: {:?}", report.lost);
+                until("a fake is named", async || reported(&fetcher, &ids) > 0).await;
             } else if fake != Fake::Changing {
                 assert_eq!(reported(&fetcher, &ids), 0, "{fake:?} could be an accident");
             }
@@ -267,9 +279,14 @@ async fn fetch_from_fakes_alone_ends_and_says_why() {
             } else {
                 assert!(error.to_string().contains(&ids[0].short()), "{fake:?}: {error}");
             }
-            assert_eq!(fetcher.store.partials_begun().unwrap(), [], "{fake:?}: of a length that nobody proved nothing is begun");
+            let proven = if matches!(fake, Fake::Nothing | Fake::Changing) { vec![(hash, length as u64)] } else { vec![] };
+            assert_eq!(fetcher.store.partials_begun().unwrap(), proven, "{fake:?}: of a length that nobody proved nothing is begun");
             assert!(!fetcher.store.contains(&hash).unwrap());
-            assert_eq!(reported(&fetcher, &ids) == 1, fake.is_provable() || fake == Fake::Changing, "{fake:?}: {error}");
+            if fake.is_provable() || fake == Fake::Changing {
+                until("the fake is named", async || reported(&fetcher, &ids) == 1).await;
+            } else {
+                assert_eq!(reported(&fetcher, &ids), 0, "{fake:?}: {error}");
+            }
         }
     }
 }
@@ -305,7 +322,8 @@ async fn fakes_are_asked_last_by_the_next_fetch() {
         times.push(start.elapsed());
     }
     assert!(times[0] > Duration::from_secs(2), "all eight places were theirs: {times:?}");
-    assert!(times[1] < times[0] / 2, "{times:?}");
+    // What a place costs at least that is held by somebody silent; the rest is the machine's.
+    assert!(times[1] + Duration::from_secs(1) < times[0], "{times:?}");
 }
 
 /// Named, so that the owner hears of it: what it did is in words.
@@ -317,6 +335,7 @@ async fn what_a_fake_did_is_said_in_words() {
     for (fake, said) in [(Fake::Wrong, "wrong bytes"), (Fake::Garbage, "broke the protocol"), (Fake::Endless, "broke the protocol")] {
         let ids = fakes(fake, 1, &holder.store, &fetcher).await;
         fetcher.net.fetch(request(hash, ids.clone()), None).await.unwrap_err();
+        until("the fake is named", async || reported(&fetcher, &ids) == 1).await;
         let seen = fetcher.seen.lock();
         let (_, what): &(NodeId, Misbehaviour) = seen.misbehaved.iter().find(|(node, _)| *node == ids[0]).unwrap();
         assert!(what.to_string().contains(said), "{fake:?}: {what}");

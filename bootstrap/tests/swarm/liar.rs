@@ -5,8 +5,8 @@ use barnraiser_bootstrap::substream::{Behaviour, Inbound, frame};
 use barnraiser_bootstrap::{Multiaddr, swarm};
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::keys::SecretKey;
-use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, DATA_ZSTD, FRAME_BYTES_MAX, Held, Request};
-use barnraiser_store::Store;
+use barnraiser_protocol::transfer::{Answer, BLOB_PROTOCOL, ByteRange, DATA_ZSTD, Data, FRAME_BYTES_MAX, Held, Request, end_of};
+use barnraiser_store::{Store, UNIT_BYTES};
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use libp2p::swarm::SwarmEvent;
 
@@ -23,6 +23,8 @@ pub enum Lie {
     OversizedAnswer,
     /// Sends data without end.
     EndlessData,
+    /// Says that it sends a byte less than the unit.
+    OtherRange,
     /// Names another blob as the chunk list; all else is true.
     List(BlobHash),
     /// Compresses 64 MiB of nothing and sends them as a unit.
@@ -89,7 +91,19 @@ async fn lies(store: Store, inbound: Inbound, lie: Lie) {
             continue;
         }
         let length = if lie == Lie::LongerBlob { real + 1 } else { real };
-        let data = matches!(request, Request::Get { .. } | Request::Pieces { .. });
+        let unit = |unit: u64| ByteRange { start: unit * UNIT_BYTES, end: ((unit + 1) * UNIT_BYTES).min(length) };
+        let data = match &request {
+            Request::Have { end: true, .. } => Data::Encoded(end_of(length)),
+            Request::Get { range, .. } if lie == Lie::OtherRange => Data::Encoded(ByteRange { end: range.end - 1, ..*range }),
+            Request::Any { wanted, .. } if lie == Lie::OtherRange => {
+                let range = unit(wanted.iter().next().unwrap());
+                Data::Encoded(ByteRange { end: range.end - 1, ..range })
+            }
+            Request::Get { range, .. } => Data::Encoded(*range),
+            Request::Any { wanted, .. } => Data::Encoded(unit(wanted.iter().next().unwrap())),
+            Request::Pieces { .. } => Data::Pieces,
+            _ => Data::Nothing,
+        };
         if lie == Lie::OversizedAnswer {
             let _ = stream.write_all(&(FRAME_BYTES_MAX as u32 + 1).to_le_bytes()).await;
             let _ = stream.write_all(&vec![0; FRAME_BYTES_MAX + 1]).await;
@@ -99,11 +113,13 @@ async fn lies(store: Store, inbound: Inbound, lie: Lie) {
             return;
         }
         let mut bytes = Vec::new();
-        match request {
-            Request::Get { range, .. } => store.encode_ranges(&hash, range.start..range.end.min(real), &mut bytes).unwrap(),
-            Request::Pieces { ranges, .. } => bytes.resize(ranges.iter().map(|range| range.length()).sum::<u64>() as usize, 9),
+        match (data, &request) {
+            (Data::Encoded(range), _) => store.encode_ranges(&hash, range.start..range.end.min(real), &mut bytes).unwrap(),
+            (_, Request::Pieces { ranges, .. }) => bytes.resize(ranges.iter().map(|range| range.length()).sum::<u64>() as usize, 9),
             _ => continue,
         }
+        // How long it is, most of them say truly, and prove.
+        let lie = if matches!(request, Request::Have { .. }) { Lie::LongerBlob } else { lie };
         match lie {
             Lie::FlippedByte => {
                 let middle = bytes.len() / 2;

@@ -160,7 +160,8 @@ impl Stage {
     pub async fn json(&self, actor: &Actor, arguments: &[&str]) -> Result<Value, Problem> {
         let arguments: Vec<&str> = ["--json"].into_iter().chain(arguments.iter().copied()).collect();
         let output = self.command(actor, &arguments).output().await.map_err(trouble("barn can't be run"))?;
-        let document: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+        // Of commands that stream it is the last one.
+        let document = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>().map_while(Result::ok).last();
         match document {
             Some(document) if output.status.success() => Ok(document),
             document => {

@@ -10,11 +10,13 @@
 //! Not goals: finding providers, order of delivery, secrecy of who asks for what.
 //!
 //! [`Schedule`] shares the units of one blob out among its providers, without I/O or clock. Whom a node asks, and whom it
-//! serves, when all want a blob at once, is [`spread`]. What of a blob is equal to what the asker has, [`chunks`] tells.
+//! serves, when all want a blob at once, is [`spread`]; which unit it sends where that is left to it, [`Given`]. What of a blob
+//! is equal to what the asker has, [`chunks`] tells.
 //! Who can't be reached gives blobs to holders ([`push`]), which share their room out among those who fill it ([`holding`]);
 //! [`keeping`] sees to it that what was released stays on enough of them, and [`preference`] has them asked before homes.
 
 pub mod chunks;
+mod given;
 pub mod holding;
 pub mod keeping;
 pub mod preference;
@@ -22,13 +24,16 @@ pub mod push;
 pub mod reach;
 mod schedule;
 pub mod spread;
+mod units;
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::BoundedVec;
 use crate::id::BlobHash;
 
+pub use given::Given;
 pub use schedule::{Next, Schedule};
+pub use units::{UNIT_SET_BYTES_MAX, UnitSet};
 
 /// The name under which streams of this protocol are opened.
 pub const BLOB_PROTOCOL: &str = "/barn/blob/2";
@@ -47,8 +52,8 @@ pub const DATA_END: u32 = 0;
 pub const DATA_ZSTD: u32 = u32::MAX - 1;
 /// The chunk length that says that the provider could not go on (a failing disk): what came before may still be good.
 pub const DATA_ABORTED: u32 = u32::MAX;
-/// The most ranges that an answer lists of what its sender holds.
-pub const HELD_RANGES_MAX: usize = 64;
+/// What proves a blob's length is the encoding of its end: the last group, which begins at a multiple of this many bytes.
+pub const END_BYTES_MAX: u64 = 16 << 10;
 /// The most pieces of one request: as many as a frame holds.
 pub const PIECES_MAX: usize = 250;
 
@@ -75,13 +80,33 @@ impl ByteRange {
 /// What the opener of a stream asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Do you have this blob, how long is it, and which parts? The data follows at once where all of it is held and
-    /// it is no longer than `inline_max` bytes (which may not exceed [`INLINE_BYTES_MAX`]).
+    /// Do you have this blob, how long is it, and which parts? The whole of it follows at once where all of it is held and
+    /// it is no longer than `inline_max` bytes (which may not exceed [`INLINE_BYTES_MAX`]); else its end, if asked for.
     Have {
         /// The blob.
         hash: BlobHash,
         /// The greatest length of a blob that the asker wants with the answer; zero for none.
         inline_max: u32,
+        /// Whether the end of the blob is wanted, which proves its length ([`end_of`]).
+        end: bool,
+    },
+    /// As `Have` without data, answered once the asked one has more than `units` units, or does not fetch it any more, or
+    /// some seconds later: how one that fetches hears what another one has by now.
+    Wait {
+        /// The blob.
+        hash: BlobHash,
+        /// The units that the asker knows to be there.
+        units: u64,
+    },
+    /// Send one of these units: the one that you have sent least often. The one that has everything can so give each unit
+    /// once, to whomever, before it gives any of them twice.
+    Any {
+        /// The blob.
+        hash: BlobHash,
+        /// Which units.
+        wanted: UnitSet,
+        /// Whether the data may be compressed.
+        zstd: bool,
     },
     /// Send this range, of [`GET_BYTES_MAX`] bytes at most.
     Get {
@@ -113,13 +138,18 @@ pub enum Request {
 impl Request {
     /// Whether the asker takes compressed data.
     pub const fn takes_zstd(&self) -> bool {
-        matches!(self, Self::Get { zstd: true, .. } | Self::Pieces { zstd: true, .. })
+        matches!(self, Self::Any { zstd: true, .. } | Self::Get { zstd: true, .. } | Self::Pieces { zstd: true, .. })
     }
 
     /// The blob that is asked for.
     pub const fn hash(&self) -> &BlobHash {
         match self {
-            Self::Have { hash, .. } | Self::Get { hash, .. } | Self::Chunks { hash } | Self::Pieces { hash, .. } => hash,
+            Self::Have { hash, .. }
+            | Self::Wait { hash, .. }
+            | Self::Any { hash, .. }
+            | Self::Get { hash, .. }
+            | Self::Chunks { hash }
+            | Self::Pieces { hash, .. } => hash,
         }
     }
 }
@@ -133,8 +163,8 @@ pub enum Answer {
         length: u64,
         /// Which parts are here.
         held: Held,
-        /// Whether data follows.
-        data: bool,
+        /// What follows.
+        data: Data,
     },
     /// Not here, or not the asked range.
     NotFound,
@@ -151,13 +181,29 @@ pub enum Answer {
     },
 }
 
+/// The data behind an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Data {
+    /// None.
+    Nothing,
+    /// The bao encoding of this range.
+    Encoded(ByteRange),
+    /// The pieces that were asked for, without proof.
+    Pieces,
+}
+
+/// The range whose encoding proves that a blob has `length` bytes.
+pub const fn end_of(length: u64) -> ByteRange {
+    ByteRange { start: length.saturating_sub(1) / END_BYTES_MAX * END_BYTES_MAX, end: length }
+}
+
 /// Which parts of a blob a provider has, verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Held {
     /// Every byte.
     All,
-    /// These ranges at least, in order.
-    Ranges(BoundedVec<ByteRange, HELD_RANGES_MAX>),
+    /// These units at least.
+    Units(UnitSet),
 }
 
 impl Held {
@@ -165,7 +211,15 @@ impl Held {
     pub fn covers(&self, range: &ByteRange) -> bool {
         match self {
             Self::All => true,
-            Self::Ranges(ranges) => ranges.iter().any(|held| held.covers(range)),
+            Self::Units(units) => (range.start / GET_BYTES_MAX..range.end.div_ceil(GET_BYTES_MAX)).all(|unit| units.has(unit)),
+        }
+    }
+
+    /// How many units are here, as far as is said.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::All => u64::MAX,
+            Self::Units(units) => units.count(),
         }
     }
 }
@@ -175,19 +229,29 @@ mod tests {
     use super::*;
     use crate::codec;
 
+    #[test]
+    fn end_of_a_blob_is_its_last_group() {
+        let group = END_BYTES_MAX;
+        for (length, start) in [(0, 0), (1, 0), (group, 0), (group + 1, group), (7 * group, 6 * group), (7 * group + 5, 7 * group)] {
+            assert_eq!(end_of(length), ByteRange { start, end: length });
+        }
+    }
+
     /// The largest of each fit their frame, so that a receiver's limit never meets an honest sender.
     #[test]
     fn every_request_and_answer_fits_its_frame() {
         let hash = BlobHash([255; 32]);
         let range = ByteRange { start: u64::MAX - 1, end: u64::MAX };
-        let ranges = BoundedVec::try_from(vec![range; HELD_RANGES_MAX]).unwrap();
-        let answer = Answer::Found { length: u64::MAX, held: Held::Ranges(ranges), data: true };
+        let units = UnitSet::new(0..UNIT_SET_BYTES_MAX as u64 * 8);
+        let answer = Answer::Found { length: u64::MAX, held: Held::Units(units.clone()), data: Data::Encoded(range) };
         assert!(codec::encode(&answer).len() <= FRAME_BYTES_MAX);
         let pieces = BoundedVec::try_from(vec![range; PIECES_MAX]).unwrap();
         let chunks = Answer::Chunks { list: hash, length: u64::MAX };
         assert!(codec::encode(&chunks).len() <= FRAME_BYTES_MAX);
         for request in [
-            Request::Have { hash, inline_max: u32::MAX },
+            Request::Have { hash, inline_max: u32::MAX, end: true },
+            Request::Wait { hash, units: u64::MAX },
+            Request::Any { hash, wanted: units, zstd: true },
             Request::Get { hash, range, zstd: true },
             Request::Chunks { hash },
             Request::Pieces { hash, ranges: pieces, zstd: true },

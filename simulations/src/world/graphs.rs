@@ -4,21 +4,20 @@
 //!
 //! What `bootstrap` does on sockets is done here on an agenda: a question and its answer take a message's time each, a bulk
 //! connection two round trips to open; a unit waits until its sender's line is free, which carries one unit after the
-//! other, and then until the receiver's is. Whoever has the last unit serves what it has. A machine that is gone answers
-//! nothing, and whoever waits for it asks others.
+//! other, and then until the receiver's is. Whoever fetches serves what it has. A machine that is gone answers nothing, and
+//! whoever waits for it asks others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::engine::Input;
 use barnraiser_protocol::graph::Packed;
 use barnraiser_protocol::id::{BatchId, BlobHash, NodeId};
 use barnraiser_protocol::record::{Payload, SharedRecord};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::transfer::spread::{Ration, Seeker};
-use barnraiser_protocol::transfer::{ByteRange, GET_BYTES_MAX, Held, INLINE_BYTES_MAX, Next, Schedule};
+use barnraiser_protocol::transfer::{ByteRange, GET_BYTES_MAX, Given, Held, INLINE_BYTES_MAX, Next, Schedule, UnitSet};
 
 use super::links::Links;
 use super::mesh::Spread;
@@ -34,7 +33,7 @@ const ATTEMPTS_MAX: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_millis(700);
 /// ... when one is asked again that had nothing, while others deliver, ...
 const ABSENT_AGAIN: Duration = Duration::from_millis(1500);
-/// ... and one that has only a part.
+/// ... and one that has only a part: a little later than `bootstrap` hears from it by itself.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Bytes of a question with its answer, and of what the connection adds to them.
 const QUESTION_BYTES: u64 = 250;
@@ -68,11 +67,18 @@ enum What {
     /// More can perhaps be asked of a provider.
     Look { by: usize },
     /// A provider hears which unit is wanted, ...
-    Wanted { by: usize, range: ByteRange },
+    Wanted { by: usize, wanted: Wanted },
     /// ... has sent it, ...
     Served { by: usize },
     /// ... and the unit is here, or the answer that it is busy.
-    Sent { by: usize, range: ByteRange, busy: bool },
+    Sent { by: usize, wanted: Wanted, range: Option<ByteRange> },
+}
+
+#[derive(Debug, Clone)]
+enum Wanted {
+    Unit(ByteRange),
+    /// Whichever of these it likes to send.
+    Any(UnitSet),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +119,7 @@ struct Peer {
     /// A bit for each unit that is here.
     units: u64,
     ration: Ration,
+    given: Given,
     /// When its line is free, upwards and downwards.
     free: (Timestamp, Timestamp),
     sent: u64,
@@ -277,9 +284,9 @@ impl Spreading {
                 self.provider(node, by, |provider| provider.waits = false);
                 self.look(&mut next, by, weather);
             }
-            What::Wanted { by, range } => self.wanted(&mut next, (by, range), weather, is_up(by)),
+            What::Wanted { by, wanted } => self.wanted(&mut next, by, wanted, weather, is_up(by)),
             What::Served { .. } => {}
-            What::Sent { by, range, busy } => self.sent(&mut next, (by, range, busy), weather),
+            What::Sent { by, wanted, range } => self.sent(&mut next, (by, &wanted, range), weather),
         }
         next.moves
     }
@@ -320,12 +327,10 @@ impl Spreading {
         if self.has(by) {
             return Answer::Found(Held::All);
         }
-        if peer.units >> (units - 1) == 0 {
+        if peer.search.as_ref().is_none_or(|search| search.schedule.is_none()) {
             return Answer::NotFound;
         }
-        let held: Vec<ByteRange> = (0..units).filter(|unit| peer.units >> unit & 1 == 1).map(|unit| self.range(unit)).collect();
-        // No more units than a list may have.
-        Answer::Found(Held::Ranges(BoundedVec::try_from(held).unwrap_or_default()))
+        Answer::Found(Held::Units(UnitSet::new((0..units).filter(|unit| peer.units >> unit & 1 == 1))))
     }
 
     fn told(&mut self, next: &mut Agenda, by: usize, answer: Answer, weather: &Weather) {
@@ -339,7 +344,7 @@ impl Spreading {
                 (provider.held, provider.works, provider.waits) = (held, true, false);
                 let opened = provider.open;
                 let seed = u64::from_le_bytes(first(self.dice.bytes()));
-                let (schedule, _) = search.schedule.get_or_insert_with(|| (Schedule::new(&missing, false, seed), next.now));
+                let (schedule, _) = search.schedule.get_or_insert_with(|| (Schedule::new(&missing, seed), next.now));
                 schedule.joined(id(by));
                 if opened {
                     self.look(next, by, weather);
@@ -389,11 +394,9 @@ impl Spreading {
         let (Some(provider), Some((schedule, since))) = (search.providers.get_mut(&by), &mut search.schedule) else { return };
         let age = next.now.since(*since);
         while provider.works && provider.open && provider.in_hand < DEPTH {
-            match schedule.next(id(by), &provider.held, age) {
-                Next::Unit(range) => {
-                    provider.in_hand += 1;
-                    next.after(weather.delay(next.node, by, &mut self.dice), What::Wanted { by, range });
-                }
+            let wanted = match schedule.next(id(by), &provider.held, age) {
+                Next::Unit(range) => Wanted::Unit(range),
+                Next::Any(units) => Wanted::Any(units),
                 Next::Wait(until) => {
                     let partial = provider.in_hand == 0 && provider.held != Held::All;
                     if !provider.waits && (partial || until.is_some()) {
@@ -405,17 +408,24 @@ impl Spreading {
                     return;
                 }
                 Next::Finished => return,
-            }
+            };
+            provider.in_hand += 1;
+            next.after(weather.delay(next.node, by, &mut self.dice), What::Wanted { by, wanted });
         }
     }
 
-    fn wanted(&mut self, next: &mut Agenda, (by, range): (usize, ByteRange), weather: &Weather, is_up: bool) {
+    fn wanted(&mut self, next: &mut Agenda, by: usize, wanted: Wanted, weather: &Weather, is_up: bool) {
         let back = weather.delay(by, next.node, &mut self.dice);
-        let unit = range.start / GET_BYTES_MAX;
-        let has = is_up && self.peers[by].units >> unit & 1 == 1;
-        if !has || !self.peers[by].ration.admit(&self.blob, &id(next.node), next.now.since(START)) {
-            return next.after(back, What::Sent { by, range, busy: true });
-        }
+        let Peer { units, given, ration, .. } = &mut self.peers[by];
+        let has = |unit: &u64| is_up && *unit < u64::from(u64::BITS) && *units >> unit & 1 == 1;
+        let unit = match &wanted {
+            Wanted::Unit(range) => Some(range.start / GET_BYTES_MAX).filter(has).inspect(|unit| given.sent(&self.blob, *unit)),
+            Wanted::Any(units) => given.choose(&self.blob, units.iter().filter(has)),
+        };
+        let unit = unit.filter(|_| ration.admit(&self.blob, &id(next.node), next.now.since(START)));
+        let Some(range) = unit.map(|unit| self.range(unit)) else {
+            return next.after(back, What::Sent { by, wanted, range: None });
+        };
         let line = &mut self.peers[by];
         line.sent += range.length();
         line.free.0 = line.free.0.max(next.now) + Duration::from_secs_f64(range.length() as f64 / self.links.up);
@@ -424,10 +434,10 @@ impl Spreading {
         // What fills a receiver's line from several sides takes turns.
         let receiver = &mut self.peers[next.node].free.1;
         *receiver = (*receiver + Duration::from_secs_f64(range.length() as f64 / self.links.down)).max(there);
-        next.moves.push((*receiver, Move { node: next.node, at: next.at, what: What::Sent { by, range, busy: false } }));
+        next.moves.push((*receiver, Move { node: next.node, at: next.at, what: What::Sent { by, wanted, range: Some(range) } }));
     }
 
-    fn sent(&mut self, next: &mut Agenda, (by, range, busy): (usize, ByteRange, bool), weather: &Weather) {
+    fn sent(&mut self, next: &mut Agenda, (by, wanted, range): (usize, &Wanted, Option<ByteRange>), weather: &Weather) {
         let (all, peer) = (self.units(), &mut self.peers[next.node]);
         let Some(search) = &mut peer.search else { return };
         let Some((schedule, since)) = &mut search.schedule else { return };
@@ -436,16 +446,23 @@ impl Spreading {
             provider.in_hand = provider.in_hand.saturating_sub(1);
             open = provider.open;
         }
-        if busy {
-            schedule.failed(&id(by), range.start);
+        let Some(range) = range else {
+            match wanted {
+                Wanted::Unit(range) => schedule.failed(&id(by), range.start),
+                Wanted::Any(_) => schedule.chose_none(&id(by)),
+            }
             self.questions.1 += 1;
             // Once, of the two units that were asked of it.
             if open {
                 self.busy(next, by);
             }
             return;
+        };
+        let age = next.now.since(*since);
+        if let Wanted::Any(_) = wanted {
+            schedule.chosen(&id(by), range.start, age);
         }
-        schedule.done(&id(by), range.start, next.now.since(*since));
+        schedule.done(&id(by), range.start, age);
         peer.units |= 1 << (range.start / GET_BYTES_MAX);
         if u64::from(peer.units.count_ones()) == all {
             peer.search = None;

@@ -38,6 +38,6 @@ impl PartialBlob {
         }
         let mut runs = outline.path(unit);
         runs.push((pairs_before(unit), pairs));
-        self.keep(unit, &range, Proven { bytes, pairs: join_runs(runs) })
+        self.keep(unit, &range, &Proven { bytes: vec![&bytes], pairs: join_runs(runs) })
     }
 }

@@ -36,11 +36,12 @@ impl Files {
         Ok((Self { data, pairs, data_path, pairs_path }, adopted))
     }
 
-    pub(super) fn write(&self, offset: u64, proven: &Proven) -> Result<(), Fault> {
-        let fault = |path: &Path, bytes: &[u8], source| Fault::io("write", path, bytes.len() as u64, source);
-        self.data.write_all_at(&proven.bytes, offset).map_err(|source| fault(&self.data_path, &proven.bytes, source))?;
+    pub(super) fn write(&self, offset: u64, proven: &Proven<'_>) -> Result<(), Fault> {
+        let length: usize = proven.bytes.iter().map(|part| part.len()).sum();
+        let fault = |path: &Path, length: usize, source| Fault::io("write", path, length as u64, source);
+        self.data.write_parts_at(&proven.bytes, offset).map_err(|source| fault(&self.data_path, length, source))?;
         for (offset, run) in &proven.pairs {
-            self.pairs.write_all_at(run, *offset).map_err(|source| fault(&self.pairs_path, run, source))?;
+            self.pairs.write_all_at(run, *offset).map_err(|source| fault(&self.pairs_path, run.len(), source))?;
         }
         Ok(())
     }

@@ -7,25 +7,23 @@
 mod assembled;
 mod decode;
 mod files;
-mod length;
 mod units;
 
-use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use barnraiser_protocol::id::BlobHash;
+use barnraiser_protocol::transfer::end_of;
 use blake3::Hash;
 use rocksdb::WriteBatch;
 
 use crate::error::{Fault, PartialError, ReadError};
-use crate::geometry::{BLOB_BYTES_MAX, INLINE_BYTES_MAX, UNIT_BYTES, chunk_ranges, shape, unit_count, unit_range};
+use crate::geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX, UNIT_BYTES, chunk_ranges, shape, unit_count, unit_range};
 use crate::metadata::{State, Sync};
 use crate::store::{Durability, Store};
-use crate::verify::{Item, WalkError, walk};
+use crate::verify::{Groups, Sink, WalkError, walk};
 
 use files::Files;
-pub use length::prove_length;
 use units::Units;
 
 /// A handle to a blob that is being fetched. Clones share its state; calls from several threads are fine.
@@ -42,6 +40,8 @@ pub(crate) struct PartialState {
     length: u64,
     backing: Backing,
     units: Mutex<Units>,
+    /// The encoding of the blob's end, where a peer sent it: the proof of the length, for others too.
+    end: Mutex<Option<Vec<u8>>>,
     /// Whether what an earlier process noted has been proven again.
     settled: Mutex<bool>,
 }
@@ -58,8 +58,8 @@ enum Backing {
 impl Store {
     /// The fetch of a blob that is said to have `length` bytes: begun, or taken up where it was left.
     ///
-    /// The length is the word of a peer until [`PartialBlob::length_is_proven`]; fetch the last unit first. While it is not
-    /// proven, another length begins the fetch anew. A blob that is here is fetched once more: ask [`Store::contains`] first.
+    /// The length is the word of a peer until [`PartialBlob::length_is_proven`]; have it proven first ([`check_length`]). While
+    /// it is not proven, another length begins the fetch anew. A blob that is here is fetched once more: ask [`Store::contains`] first.
     /// Of a blob that is damaged, only what is wrong is missing.
     ///
     /// After a restart this reads and proves what was fetched before, which takes as long as hashing it.
@@ -75,7 +75,7 @@ impl Store {
             partial.settle()?;
             if partial.length() == length {
                 if fresh {
-                    self.make_room(partial.missing_bytes())?;
+                    self.make_room(partial.missing_bytes(), partial.missing_bytes())?;
                     self.check_room("fetch a blob", partial.missing_bytes())?;
                 }
                 return Ok(partial);
@@ -124,8 +124,15 @@ impl Store {
             units.claim(if adopted { (0..unit_count(length)).collect() } else { units::noted(self, hash)? });
             (Backing::Files(files), units)
         };
-        let state =
-            PartialState { store: self.clone(), hash: *hash, length, backing, units: Mutex::new(units), settled: Mutex::new(false) };
+        let state = PartialState {
+            store: self.clone(),
+            hash: *hash,
+            length,
+            backing,
+            units: Mutex::new(units),
+            end: Mutex::default(),
+            settled: Mutex::new(false),
+        };
         let state = Arc::new(state);
         let mut live = self.partials();
         // Fetches that nobody holds any more go with the next one that begins.
@@ -133,6 +140,22 @@ impl Store {
         live.insert(*hash, Arc::downgrade(&state));
         Ok((PartialBlob { state }, true))
     }
+}
+
+/// Proves that a blob has `length` bytes, by the encoding of a range that reaches its end: the last group does
+/// ([`barnraiser_protocol::transfer::end_of`]).
+///
+/// # Errors
+/// [`PartialError::Proof`]: it has another length, or the encoding is wrong. [`PartialError::Length`]: none can have it.
+/// [`PartialError::NotAUnit`]: the range does not reach the end.
+pub fn check_length(hash: &BlobHash, length: u64, range: &Range<u64>, encoded: &[u8]) -> Result<(), PartialError> {
+    if length > BLOB_BYTES_MAX {
+        return Err(PartialError::Length { hash: *hash, claimed: length, proven: None });
+    }
+    if range.end != length || range.start > range.end || (range.is_empty() && length > 0) || range.start % GROUP_BYTES != 0 {
+        return Err(PartialError::NotAUnit { start: range.start, end: range.end, length });
+    }
+    decode::unit(hash, length, range, encoded).map(|_| ())
 }
 
 /// All fetches that were begun, and when, in seconds since 1970.
@@ -173,9 +196,33 @@ impl PartialBlob {
         self.state.length
     }
 
-    /// Whether the length is proven: the blob's last unit is here.
+    /// Whether the length is proven: the blob's last unit is here, or its end was shown.
     pub fn length_is_proven(&self) -> bool {
-        self.units().has(unit_count(self.state.length) - 1)
+        self.units().has(unit_count(self.state.length) - 1) || self.end().is_some()
+    }
+
+    /// Takes the encoding of the blob's end, which proves its length.
+    ///
+    /// # Errors
+    /// [`PartialError::Proof`]: it does not, and who sent it is to blame.
+    pub fn prove_length(&self, end: Vec<u8>) -> Result<(), PartialError> {
+        let range = end_of(self.state.length);
+        check_length(&self.state.hash, self.state.length, &(range.start..range.end), &end)?;
+        *self.end() = Some(end);
+        Ok(())
+    }
+
+    /// Makes `out` the encoding of the blob's end, where it was shown.
+    pub(crate) fn shown_end(&self, out: &mut Vec<u8>) -> bool {
+        let end = self.end();
+        if let Some(end) = &*end {
+            out.clone_from(end);
+        }
+        end.is_some()
+    }
+
+    fn end(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.state.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the unit (counted from 0) is here.
@@ -219,7 +266,7 @@ impl PartialBlob {
             return Ok(());
         }
         let proven = decode::unit(&state.hash, state.length, &range, encoded)?;
-        self.keep(unit, &range, proven)
+        self.keep(unit, &range, &proven)
     }
 
     /// Whether a fetch that goes on has the unit.
@@ -229,11 +276,11 @@ impl PartialBlob {
     }
 
     /// Writes a unit down.
-    fn keep(&self, unit: u64, range: &Range<u64>, proven: decode::Proven) -> Result<(), PartialError> {
+    fn keep(&self, unit: u64, range: &Range<u64>, proven: &decode::Proven<'_>) -> Result<(), PartialError> {
         let state = &*self.state;
         match &state.backing {
-            Backing::Memory(bytes) => *bytes.lock().unwrap_or_else(PoisonError::into_inner) = proven.bytes,
-            Backing::Files(files) => files.write(range.start, &proven)?,
+            Backing::Memory(bytes) => *bytes.lock().unwrap_or_else(PoisonError::into_inner) = proven.bytes.concat(),
+            Backing::Files(files) => files.write(range.start, proven)?,
         }
         let mut units = self.units();
         if units.ended {
@@ -266,6 +313,7 @@ impl PartialBlob {
             let _stripe = state.store.stripe(&state.hash);
             let mut units = self.checked_complete()?;
             files.promote(&state.store, &state.hash, state.length, durability.into())?;
+            state.store.remember_fetched(&state.hash);
             units.ended = true;
         }
         state.store.partials().remove(&state.hash);
@@ -320,7 +368,7 @@ impl PartialBlob {
         let mut batch = WriteBatch::default();
         for unit in claimed {
             let range = unit_range(unit, self.state.length);
-            match self.walk(&range, &mut |_| Ok(())) {
+            match self.walk(&range, &mut Groups::new(|_| Ok(()))) {
                 Ok(()) => {
                     units::note_in(&self.state.store, &self.state.hash, unit, &mut batch);
                     self.units().set(unit);
@@ -336,7 +384,7 @@ impl PartialBlob {
         Ok(())
     }
 
-    fn walk(&self, range: &Range<u64>, sink: &mut dyn FnMut(Item<'_>) -> io::Result<()>) -> Result<(), WalkError> {
+    fn walk(&self, range: &Range<u64>, sink: &mut dyn Sink) -> Result<(), WalkError> {
         let state = &*self.state;
         let ranges = chunk_ranges(range, state.length);
         let (root, tree) = (Hash::from(state.hash.0), shape(state.length));
@@ -350,7 +398,7 @@ impl PartialBlob {
     }
 
     /// Serves a part that is here.
-    pub(crate) fn encode(&self, range: &Range<u64>, sink: &mut dyn FnMut(Item<'_>) -> io::Result<()>) -> Result<(), ReadError> {
+    pub(crate) fn encode(&self, range: &Range<u64>, sink: &mut dyn Sink) -> Result<(), ReadError> {
         let state = &*self.state;
         let (first, last) = (range.start / UNIT_BYTES, range.end.saturating_sub(1).max(range.start) / UNIT_BYTES);
         {

@@ -48,11 +48,11 @@ fn import_on_a_full_disk_leaves_nothing_and_works_later() {
 #[test]
 fn fetch_on_a_full_disk_goes_on_later() {
     let seed = home();
-    let length = 5_000_000;
+    let length = 2_500_000;
     let hash = seed.store.import_bytes(&bytes(2, length as usize), Durability::Cached).unwrap();
     let encoded: Vec<_> =
-        (0..5).map(|unit| unit_range(unit, length)).map(|range| (encoding(&seed.store, &hash, range.clone()).unwrap(), range)).collect();
-    for changes in 0..200 {
+        (0..3).map(|unit| unit_range(unit, length)).map(|range| (encoding(&seed.store, &hash, range.clone()).unwrap(), range)).collect();
+    for changes in 0..1000 {
         let folder = fast_folder();
         let disk = FullDisk::new();
         let store = store_on(&disk, folder.path());

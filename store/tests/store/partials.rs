@@ -1,8 +1,9 @@
 //! Fetching in units: any order, any peer, any lie.
 
 use barnraiser_protocol::id::BlobHash;
-use barnraiser_store::geometry::{unit_count, unit_range};
-use barnraiser_store::{Available, BLOB_BYTES_MAX, Durability, PartialError, ReadError, Store, UNIT_BYTES};
+use barnraiser_protocol::transfer::end_of;
+use barnraiser_store::geometry::{encoded_length, unit_count, unit_range};
+use barnraiser_store::{Available, BLOB_BYTES_MAX, Durability, GROUP_BYTES, PartialError, ReadError, Store, UNIT_BYTES, check_length};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -90,6 +91,48 @@ fn lying_length_is_the_peers_fault() {
     assert!(matches!(error, PartialError::Length { proven: None, .. }));
 }
 
+/// The true end proves the true length, and nothing proves another one; a fetch that was shown it can show it to others.
+#[test]
+fn length_is_proven_by_the_end_of_a_blob() {
+    let (seed, fetcher) = (home(), home());
+    for length in [0, 1, 16 << 10, (16 << 10) + 1, 20_000, MIB, 3 * MIB, 3 * MIB + 1, 5 * MIB - 1] {
+        let hash = seed.store.import_bytes(&bytes(length as u64, length), Durability::Cached).unwrap();
+        let length = length as u64;
+        let mut end = Vec::new();
+        seed.store.encode_end(&hash, length, &mut end).unwrap();
+        let range = |length| {
+            let end = end_of(length);
+            end.start..end.end
+        };
+        check_length(&hash, length, &range(length), &end).unwrap();
+        for claimed in [length + 1, length + GROUP_BYTES, length + UNIT_BYTES, 2 * length + 1, length.saturating_sub(1), length / 2] {
+            if claimed == length {
+                continue;
+            }
+            // The best a liar can do: the true bytes, padded or cut to what that length asks for.
+            let mut lie = end.clone();
+            assert!(check_length(&hash, claimed, &range(claimed), &lie).unwrap_err().is_peers_fault());
+            lie.resize(encoded_length(&range(claimed), claimed) as usize, 0);
+            assert!(check_length(&hash, claimed, &range(claimed), &lie).unwrap_err().is_peers_fault());
+        }
+        for at in 0..end.len().min(200) {
+            let mut lie = end.clone();
+            lie[at] ^= 1;
+            assert!(check_length(&hash, length, &range(length), &lie).unwrap_err().is_peers_fault());
+        }
+        let partial = fetcher.store.partial(&hash, length).unwrap();
+        assert!(!partial.length_is_proven());
+        partial.prove_length(end.clone()).unwrap();
+        assert!(partial.length_is_proven());
+        assert!(matches!(fetcher.store.partial(&hash, length + 1), Err(PartialError::Length { proven: Some(_), .. })));
+        let mut shown = Vec::new();
+        fetcher.store.encode_end(&hash, length, &mut shown).unwrap();
+        assert_eq!(shown, end);
+    }
+    let error = check_length(&BlobHash([1; 32]), BLOB_BYTES_MAX + 1, &(0..1), &[]).unwrap_err();
+    assert!(matches!(error, PartialError::Length { .. }));
+}
+
 #[test]
 fn what_is_no_unit_is_refused_and_an_ended_fetch_says_so() {
     let (seed, fetcher) = (home(), home());
@@ -123,7 +166,10 @@ fn fetch_resumes_with_what_is_verified() {
         partial.write_unit(range.clone(), &encoding(&seed.store, &hash, range).unwrap()).unwrap();
     }
     let some = vec![0..UNIT_BYTES, 2 * UNIT_BYTES..4 * UNIT_BYTES, 6 * UNIT_BYTES..length];
-    assert_eq!(fetcher.store.available(&hash).unwrap(), Some(Available { length, complete: false, ranges: some.clone() }));
+    assert_eq!(
+        fetcher.store.available(&hash).unwrap(),
+        Some(Available { length, complete: false, length_is_proven: true, ranges: some.clone() })
+    );
     assert!(matches!(encoding(&fetcher.store, &hash, 0..2 * UNIT_BYTES), Err(ReadError::NotFound(_))));
     let root = fetcher.store.root().to_owned();
     let folder = fetcher.folder;

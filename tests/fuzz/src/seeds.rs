@@ -9,7 +9,7 @@ use barnraiser_protocol::ticket::{Ticket, Vouch};
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::transfer::chunks::{CHUNKED_BYTES_MIN, ChunkKey, ChunkList, Cutting, KEY_BYTES};
 use barnraiser_protocol::transfer::push::{Offered, PushRefusal, Pushed, Taken, Want};
-use barnraiser_protocol::transfer::{Answer, ByteRange, Held, Request};
+use barnraiser_protocol::transfer::{Answer, ByteRange, Data, Held, Request, UnitSet};
 use barnraiser_protocol::tree::{Entry, Tree};
 use barnraiser_protocol::trust::charter::{Change, propose_change};
 use barnraiser_protocol::trust::order::{Order, OrderDraft};
@@ -104,15 +104,17 @@ fn sync() -> Vec<(String, Vec<u8>)> {
 fn transfer() -> Vec<(String, Vec<u8>)> {
     let (hash, range) = (BlobHash([1; 32]), ByteRange { start: 16, end: 4096 });
     let both = [range, ByteRange { start: 8192, end: 9000 }];
-    let ranges = BoundedVec::try_from(both.to_vec()).unwrap_or_default();
+    let units = UnitSet::new([0, 3, 17]);
     let pieces = BoundedVec::try_from(both.to_vec()).unwrap_or_default();
     vec![
-        ("have".into(), codec::encode(&Request::Have { hash, inline_max: 1000 })),
+        ("have".into(), codec::encode(&Request::Have { hash, inline_max: 1000, end: true })),
+        ("wait".into(), codec::encode(&Request::Wait { hash, units: 3 })),
+        ("any".into(), codec::encode(&Request::Any { hash, wanted: units.clone(), zstd: true })),
         ("get".into(), codec::encode(&Request::Get { hash, range, zstd: true })),
         ("chunks".into(), codec::encode(&Request::Chunks { hash })),
         ("pieces".into(), codec::encode(&Request::Pieces { hash, ranges: pieces, zstd: true })),
         ("list".into(), codec::encode(&Answer::Chunks { list: hash, length: 9000 })),
-        ("found".into(), codec::encode(&Answer::Found { length: 9000, held: Held::Ranges(ranges), data: true })),
+        ("found".into(), codec::encode(&Answer::Found { length: 9000, held: Held::Units(units), data: Data::Encoded(range) })),
         ("busy".into(), codec::encode(&Answer::Busy)),
     ]
 }

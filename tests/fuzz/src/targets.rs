@@ -15,7 +15,7 @@ use barnraiser_protocol::ticket::Ticket;
 use barnraiser_protocol::time::Timestamp;
 use barnraiser_protocol::transfer::chunks::ChunkList;
 use barnraiser_protocol::transfer::push::{OFFERED_MAX, PUSH_FRAME_BYTES_MAX, Pushed, Taken};
-use barnraiser_protocol::transfer::{Answer, FRAME_BYTES_MAX, PIECES_MAX, Request};
+use barnraiser_protocol::transfer::{Answer, FRAME_BYTES_MAX, PIECES_MAX, Request, UNIT_SET_BYTES_MAX};
 use barnraiser_protocol::tree::Tree;
 use barnraiser_protocol::trust::charter::CharterParts;
 use barnraiser_protocol::trust::tuf::{Metadata, Root, Signed, Targets};
@@ -182,6 +182,11 @@ fn transfer(bytes: &[u8]) -> String {
         assert_eq!(codec::encode(&request), bytes, "a request has a second spelling");
         match request {
             Request::Have { .. } => "have",
+            Request::Wait { .. } => "wait",
+            Request::Any { wanted, .. } => {
+                assert!(wanted.count() <= UNIT_SET_BYTES_MAX as u64 * 8 && wanted.iter().all(|unit| wanted.has(unit)));
+                "any"
+            }
             Request::Get { range, .. } => {
                 assert!(range.length() <= range.end);
                 "get"

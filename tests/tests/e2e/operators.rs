@@ -9,7 +9,9 @@ fn fetch(home: &Home, what: &str, to: &std::path::Path) -> (serde_json::Value, V
     let arguments = ["--json", "fetch", what, "-o", to.to_str().unwrap(), "--timeout", "30 s"];
     let ran = wait("the release is known and fetched", SOON, || Ok(Some(home.run(&arguments)?).filter(|ran| ran.code != 3))).unwrap();
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
-    (serde_json::from_str(&ran.out).unwrap(), std::fs::read(to).unwrap())
+    // Events come first, and the document last.
+    let document = serde_json::from_str(ran.out.trim_end().lines().last().unwrap()).unwrap();
+    (document, std::fs::read(to).unwrap())
 }
 
 /// Three operators are enough, and the first is useful alone, from day one.

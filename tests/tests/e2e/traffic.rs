@@ -89,6 +89,6 @@ fn a_wrong_limit_is_refused_with_its_place() {
     let home = village.home("home");
     home.init(Lend::NOTHING).unwrap();
     more_settings(&home, "[traffic]\nup = \"fast\"");
-    let error = home.fails(2, &["run"]).unwrap();
+    let error = home.fails(1, &["run"]).unwrap();
     assert!(error.contains("barn.toml:10:6") && error.contains("is not a rate"), "{error}");
 }

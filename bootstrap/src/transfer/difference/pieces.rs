@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NodeId};
-use barnraiser_protocol::transfer::{Answer, ByteRange, FRAME_BYTES_MAX, Request};
+use barnraiser_protocol::transfer::{Answer, ByteRange, Data, FRAME_BYTES_MAX, Request};
 use barnraiser_store::geometry::unit_count;
 use barnraiser_store::{Outline, PartialBlob, PartialError, Seeds, UnitPlan};
 use libp2p::swarm::Stream;
@@ -115,7 +115,7 @@ impl<'a> Work<'a> {
         let patience = self.context.config.limits.stall;
         match within(patience, frame::read(stream, FRAME_BYTES_MAX)).await? {
             // At most a unit.
-            Some(Answer::Found { data: true, .. }) => {
+            Some(Answer::Found { data: Data::Pieces, .. }) => {
                 let mut pieces = Vec::new();
                 match data::read(stream, &mut pieces, bytes as usize, true, patience).await? {
                     Form::Plain => Ok(pieces),
@@ -151,6 +151,7 @@ impl<'a> Work<'a> {
         });
         match assembled.await {
             Ok(true) => {
+                self.context.verified.notify_waiters();
                 differences.copied += copied;
                 differences.pieces += fetched;
                 if fetched > 0 {

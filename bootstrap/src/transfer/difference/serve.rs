@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use barnraiser_protocol::id::{BlobHash, NodeId};
-use barnraiser_protocol::transfer::{Answer, ByteRange, GET_BYTES_MAX, Held};
+use barnraiser_protocol::transfer::{Answer, ByteRange, Data, GET_BYTES_MAX, Held};
 use barnraiser_store::Store;
 
 use super::making::May;
@@ -57,7 +57,7 @@ pub(in crate::transfer) fn pieces(store: &Store, hash: &BlobHash, ranges: &[Byte
         return (Answer::NotFound, None);
     }
     match read(store, hash, ranges) {
-        Ok(bytes) => (Answer::Found { length, held: Held::All, data: true }, Some(bytes)),
+        Ok(bytes) => (Answer::Found { length, held: Held::All, data: Data::Pieces }, Some(bytes)),
         Err(error) => {
             tracing::warn!(%hash, %error, "pieces of a blob can't be served");
             (Answer::NotFound, None)

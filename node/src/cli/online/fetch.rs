@@ -446,9 +446,4 @@ mod tests {
         assert!(problem.exit_code() == 6 && problem.message.contains("100 B"), "{problem}");
         assert!(Patience::new(None).wait(std::future::ready(())).await.is_ok());
     }
-
-    #[test]
-    fn the_bar_can_be_drawn() {
-        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
-    }
 }

@@ -270,7 +270,8 @@ async fn a_fetch_writes_the_file_and_passes_refusals_on() {
         release: None,
         built_by: Vec::new(),
     };
-    let events = vec![FetchEvent::Progress { done: 1, length: Some(5), providers: 1 }, FetchEvent::Done(fetched)];
+    let events =
+        vec![FetchEvent::Progress { done: 1, length: Some(5), providers: 1, bytes_by_peer: BTreeMap::new() }, FetchEvent::Done(fetched)];
     let (home, script) = home(Script { fetch: events, ..one_network() });
     let file = home.path().join("file");
     barn(home.path(), &["fetch", "stable/LE.img", "-o", file.to_str().unwrap()]).await.unwrap();

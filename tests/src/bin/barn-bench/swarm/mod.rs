@@ -30,20 +30,38 @@ const ROUNDS: usize = 5;
 const LINE_BYTES_S: f64 = 100e6 / 8.0;
 /// There and back on them, in milliseconds.
 const LINE_MS: f64 = 30.0;
+/// The version of libp2p that is measured beside us: the one that nodes are made with.
+const LIBP2P: &str = "0.57";
+
+/// The environment variable that names the parts to measure, with commas between.
+const PARTS: &str = "BARN_SWARM";
+
+/// A part by name, its first figure, and how it is measured.
+type Part = (&'static str, &'static str, fn(&Path) -> anyhow::Result<Vec<Figure>>);
+
+const ALL: [Part; 5] = [
+    ("one", "swarm.one_provider_vs_sendme", one_provider),
+    ("memory", "swarm.four_served_memory", four_served),
+    ("four", "swarm.four_providers", lines::four_providers),
+    ("faulty", "swarm.four_providers_two_faulty", lines::faulty_providers),
+    ("ten", "swarm.ten_fetchers", lines::ten_fetchers),
+];
 
 /// Measures.
 pub fn measure() -> anyhow::Result<Vec<Figure>> {
-    eprintln!(
-        "swarm: 1 GiB from one provider over loopback, {ROUNDS} rounds of four ways; then one, four and faulty providers on lines as homes \
-         have them, and ten fetchers; takes about fifteen minutes"
-    );
+    let chosen = std::env::var(PARTS).ok();
+    let is_chosen = |name: &str| chosen.as_ref().is_none_or(|chosen| chosen.split(',').any(|part| part == name));
+    let parts: Vec<&Part> = ALL.iter().filter(|(name, ..)| is_chosen(name)).collect();
+    ensure!(!parts.is_empty(), "{PARTS} names none of {}", ALL.map(|(name, ..)| name).join(", "));
+    let names: Vec<&str> = parts.iter().map(|(name, ..)| *name).collect();
+    eprintln!("swarm: {} ({PARTS} names parts); {ROUNDS} rounds; all of it takes about fifteen minutes", names.join(", "));
     let work = folder()?.join("swarm");
     std::fs::create_dir_all(&work)?;
     let work = std::path::absolute(work)?;
-    let mut figures = one_provider(&work)?;
-    for (name, more) in [("swarm.four_providers", lines::four_providers(&work)), ("swarm.ten_fetchers", lines::ten_fetchers(&work))] {
-        figures
-            .extend(more.unwrap_or_else(|error| vec![Figure::missing(name, "times", f64::INFINITY, format!("not measured: {error:#}"))]));
+    let mut figures = Vec::new();
+    for (_, first, part) in parts {
+        let missing = |error| vec![Figure::missing(first, "times", f64::INFINITY, format!("not measured: {error:#}"))];
+        figures.extend(part(&work).unwrap_or_else(missing));
     }
     std::fs::remove_dir_all(&work)?;
     Ok(figures)
@@ -118,26 +136,30 @@ fn incompressible(path: &Path, length: u64) -> anyhow::Result<()> {
     Ok(file.flush()?)
 }
 
-/// A node that provides and one that fetches, both with stores of their own; and what they used.
-fn by_barn(work: &Path, file: &Path, to: &Path) -> anyhow::Result<(Took, Done, Done)> {
-    let folder = tempfile::tempdir_in(work)?;
+/// A node that provides a file, with a store of its own in `folder`.
+fn provide(folder: &Path, file: &Path) -> anyhow::Result<(Worker, Ready)> {
     let listen: Multiaddr = "/ip4/127.0.0.1/tcp/0".parse()?;
-    let mut provider = Worker::start(&Task::Provide { store: folder.path().join("provider"), file: file.to_owned(), listen })?;
-    let ready: Ready = provider.said()?;
+    let mut provider = Worker::start(&Task::Provide { store: folder.join("provider"), file: file.to_owned(), listen })?;
+    let ready = provider.said()?;
+    Ok((provider, ready))
+}
+
+/// A node that fetches it, with a store of its own.
+fn fetch(store: &Path, from: &Ready, to: &Path) -> anyhow::Result<Worker> {
+    let providers = vec![(from.node, from.address.clone())];
+    Worker::start(&Task::Fetch { store: store.to_owned(), hash: from.hash, providers, listen: None, to: to.to_owned() })
+}
+
+/// A node that provides and one that fetches; and what the latter used.
+fn by_barn(work: &Path, file: &Path, to: &Path) -> anyhow::Result<(Took, Done)> {
+    let folder = tempfile::tempdir_in(work)?;
+    let (provider, ready) = provide(folder.path(), file)?;
     let imported = usage::of(provider.child.id())?;
     let start = Instant::now();
-    let fetcher = Worker::start(&Task::Fetch {
-        store: folder.path().join("fetcher"),
-        hash: ready.hash,
-        providers: vec![(ready.node, ready.address)],
-        listen: None,
-        to: to.to_owned(),
-    })?;
-    let fetched = fetcher.end()?;
+    let fetched = fetch(&folder.path().join("fetcher"), &ready, to)?.end()?;
     let wall_s = start.elapsed().as_secs_f64();
-    let mut provided = provider.end()?;
-    provided.cpu_s -= imported;
-    Ok((Took { wall_s, cpu_s: fetched.cpu_s + provided.cpu_s }, fetched, provided))
+    let provided = provider.end()?;
+    Ok((Took { wall_s, cpu_s: fetched.cpu_s + provided.cpu_s - imported }, fetched))
 }
 
 /// A file over a bare substream.
@@ -190,11 +212,10 @@ fn one_provider(work: &Path) -> anyhow::Result<Vec<Figure>> {
     incompressible(&file, LONG)?;
     let sendme = peers::sendme();
     let (mut barn, mut raw, mut by_sendme, mut nginx) = (Runs::default(), Runs::default(), Runs::default(), Runs::default());
-    let (mut fetched_s, mut peak_mib) = (Vec::new(), Vec::new());
+    let mut fetched_s = Vec::new();
     for _ in 0..ROUNDS {
-        let (took, fetched, provided) = by_barn(work, &file, &to)?;
+        let (took, fetched) = by_barn(work, &file, &to)?;
         fetched_s.push(fetched.fetched_s);
-        peak_mib.push(provided.peak_mib.max(fetched.peak_mib));
         barn.add(Ok(took));
         raw.add(by_substream(&file, &to));
         by_sendme
@@ -208,36 +229,62 @@ fn one_provider(work: &Path) -> anyhow::Result<Vec<Figure>> {
     let of_sendme = sendme.as_ref().ok().and_then(|sendme| peers::version(sendme, "--version").ok()).unwrap_or_default();
     let seconds = median(&fetched_s).unwrap_or_default();
     let ours = format!(
-        "encrypted, verified, not synced; from the start of the fetching program until the file is written: {}; all verified \
-         after {seconds:.2} s",
+        "encrypted (TLS 1.3), verified, not synced; from the start of the fetching program to its end, the file written: {}; all \
+         verified after {seconds:.2} s",
         barn.told()
     );
-    let mut figures = vec![
+    Ok(vec![
         ratio(
             "swarm.one_provider_vs_sendme",
             2.0,
             &barn,
             ("sendme", &by_sendme),
-            format!("{ours}; {of_sendme} (encrypted, verified): {}", by_sendme.told()),
+            format!("{ours}; {of_sendme} (encrypted, verified, not synced): {}", by_sendme.told()),
         ),
         ratio(
             "swarm.one_provider_vs_substream",
             0.9,
             &barn,
             ("substream", &raw),
-            format!("{ours}; a bare libp2p substream (encrypted, not verified): {}", raw.told()),
+            format!("{ours}; a bare substream of libp2p {LIBP2P} (Noise, yamux; encrypted, not verified, not synced): {}", raw.told()),
         ),
         ratio(
             "swarm.one_provider_vs_nginx",
             0.8,
             &barn,
             ("nginx+curl+b3sum", &nginx),
-            format!("{ours}; {} (TLS 1.3, verified): {}", versions.join(", "), nginx.told()),
+            format!("{ours}; {} (encrypted by TLS 1.3, verified, not synced): {}", versions.join(", "), nginx.told()),
         ),
-    ];
-    let memory = "the larger of provider and fetcher, at their peak".to_owned();
-    figures.push(Figure::worst("swarm.one_provider_memory", "MiB", 150.0, peak_mib, memory));
-    Ok(figures)
+    ])
+}
+
+/// What a node that serves four fetchers of 1 GiB at the same time takes of memory.
+fn four_served(work: &Path) -> anyhow::Result<Vec<Figure>> {
+    const FETCHERS: usize = 4;
+    let file = work.join("one-gib");
+    incompressible(&file, LONG)?;
+    let (mut provider_mib, mut fetcher_mib, mut last_s) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let folder = tempfile::tempdir_in(work)?;
+        let (provider, ready) = provide(folder.path(), &file)?;
+        let start = Instant::now();
+        let fetchers = (0..FETCHERS)
+            .map(|number| fetch(&folder.path().join(number.to_string()), &ready, &folder.path().join(format!("got-{number}"))));
+        let mut peak: f64 = 0.0;
+        for fetcher in fetchers.collect::<Result<Vec<_>, _>>()? {
+            peak = peak.max(fetcher.end()?.peak_mib);
+        }
+        last_s.push(start.elapsed().as_secs_f64());
+        fetcher_mib.push(peak);
+        provider_mib.push(provider.end()?.peak_mib);
+    }
+    let note = format!(
+        "resident at its peak, of a node that has 1 GiB and serves it to {FETCHERS} at the same time, the import included; a fetcher at most {:.0} MiB; \
+         all had it after {:.1} s",
+        fetcher_mib.iter().copied().fold(0.0, f64::max),
+        median(&last_s).unwrap_or_default()
+    );
+    Ok(vec![Figure::worst("swarm.four_served_memory", "MiB", 150.0, provider_mib, note)])
 }
 
 /// How many times as fast as a peer.

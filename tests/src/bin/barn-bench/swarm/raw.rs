@@ -1,22 +1,24 @@
-//! A file over one libp2p substream, on the same transports as nodes use, and nothing else: no proof, no store.
+//! A file over one libp2p substream, on libp2p's own transports as it sets them up (TCP, Noise, yamux), and nothing else: no
+//! proof, no store.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use barnraiser_bootstrap::Multiaddr;
-use barnraiser_bootstrap::swarm::swarm as transports;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{StreamProtocol, SwarmEvent};
-use libp2p::{PeerId, Swarm, identity};
+use libp2p::{PeerId, Swarm, SwarmBuilder, noise, tcp, yamux};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/barn-bench/raw/1");
 /// Bytes that are read, sent and written at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
 fn swarm() -> anyhow::Result<Swarm<libp2p_stream::Behaviour>> {
-    Ok(transports(identity::Keypair::generate_ed25519(), libp2p_stream::Behaviour::new())?)
+    let builder = SwarmBuilder::with_new_identity().with_tokio();
+    let builder = builder.with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)?;
+    Ok(builder.with_behaviour(|_| libp2p_stream::Behaviour::new())?.build())
 }
 
 /// Sends `file` to everybody who opens a stream; says where it can be had.
