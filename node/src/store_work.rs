@@ -275,7 +275,6 @@ fn collect(store: &Store, quota: Option<u64>, tell: Tell<'_>) -> Result<StoreDon
         partials: collected.partials,
         left: store.stats().map_err(fault)?.bytes,
         free: store.free_bytes().map_err(fault)?,
-        pushed: crate::pushes::summary(store).map_err(fault)?,
     })
 }
 
@@ -308,6 +307,7 @@ fn stats(store: &Store) -> Result<StoreStats, Problem> {
         database: store.database_bytes().map_err(fault)?,
         free: store.free_bytes().map_err(fault)?,
         quota: store.quota_bytes().map_err(fault)?,
+        pushed: crate::pushes::summary(store).map_err(fault)?,
     };
     for info in store.infos(b"") {
         let info = info.map_err(fault)?;

@@ -247,7 +247,7 @@ pub(crate) async fn has_all(context: &Context, node: NodeId, hash: BlobHash) -> 
     let asked = async {
         let peer = context.connect(node, Vec::new()).await.ok()?;
         let mut stream = context.opener.open(peer, PROTOCOL, Lane::Control).await.ok()?;
-        frame::write(&mut stream, &Request::Have { hash, inline_max: 0 }).await.ok()?;
+        frame::write(&mut stream, &Request::Have { hash, inline_max: 0, end: false }).await.ok()?;
         match frame::read(&mut stream, FRAME_BYTES_MAX).await {
             Ok(Some(Answer::Found { held, .. })) => Some(held == Held::All),
             Ok(Some(Answer::NotFound | Answer::Refused)) => Some(false),

@@ -105,13 +105,13 @@ impl Daemon {
             if holders.iter().all(|holder| push.kept_by.contains_key(holder)) {
                 continue;
             }
-            let push = self.push_one(network, what, push, &holders).await;
+            let push = self.push_one(what, push, &holders).await;
             self.on_store(move |store| pushes::put(store, &network, &what, &push)).await;
         }
     }
 
     /// Pushes one thing to as many holders as are still to have it.
-    async fn push_one(&self, network: NetworkId, what: BlobHash, mut push: Push, holders: &BTreeSet<NodeId>) -> Push {
+    async fn push_one(&self, what: BlobHash, mut push: Push, holders: &BTreeSet<NodeId>) -> Push {
         let before = push.kept_by.len();
         push.problem = None;
         let order = ranked(&what, holders.iter().filter(|holder| !push.kept_by.contains_key(holder)).copied());
