@@ -166,8 +166,70 @@ impl<'de, const N: usize> Deserialize<'de> for BoundedString<N> {
     }
 }
 
-/// At most `N` bytes.
-pub type BoundedBytes<const N: usize> = BoundedVec<u8, N>;
+/// At most `N` bytes: as a [`BoundedVec`] of them, which the codec spells alike, and taken as a whole.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BoundedBytes<const N: usize>(Box<[u8]>);
+
+impl<const N: usize> BoundedBytes<N> {
+    /// The bytes.
+    pub fn into_inner(self) -> Vec<u8> {
+        self.0.into_vec()
+    }
+}
+
+impl<const N: usize> TryFrom<Vec<u8>> for BoundedBytes<N> {
+    type Error = TooLong;
+    fn try_from(bytes: Vec<u8>) -> Result<Self, TooLong> {
+        if bytes.len() > N {
+            return Err(TooLong { given: bytes.len(), bound: N, unit: "bytes" });
+        }
+        Ok(Self(bytes.into()))
+    }
+}
+
+impl<const N: usize> Deref for BoundedBytes<N> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<const N: usize> fmt::Debug for BoundedBytes<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<const N: usize> Serialize for BoundedBytes<N> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for BoundedBytes<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The codec hands out borrowed bytes, so that a length over the bound is refused before they are copied.
+        struct Bytes<const N: usize>;
+        impl<'de, const N: usize> Visitor<'de> for Bytes<N> {
+            type Value = Box<[u8]>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {N} bytes")
+            }
+            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Box<[u8]>, E> {
+                if bytes.len() > N {
+                    return Err(E::custom(TooLong { given: bytes.len(), bound: N, unit: "bytes" }));
+                }
+                Ok(bytes.into())
+            }
+            // JSON has no bytes.
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Box<[u8]>, A::Error> {
+                let items = serde::de::value::SeqAccessDeserializer::new(seq);
+                Ok(BoundedVec::<u8, N>::deserialize(items)?.0)
+            }
+        }
+        deserializer.deserialize_bytes(Bytes::<N>).map(Self)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -188,6 +250,23 @@ mod tests {
         assert_eq!(&*BoundedString::<4>::cut("añño"), "añ");
     }
 
+    /// Bytes that are taken as a whole are spelled as a list of them, and refused where that is.
+    #[test]
+    fn bytes_are_spelled_as_a_list_of_them() {
+        let bytes = BoundedBytes::<3>::try_from(vec![1, 2, 3]).unwrap();
+        let spelled = codec::encode(&vec![1u8, 2, 3]);
+        assert_eq!(codec::encode(&bytes), spelled);
+        assert_eq!(codec::decode::<BoundedBytes<3>>(&spelled, 64).unwrap(), bytes);
+        assert!(codec::decode::<BoundedBytes<2>>(&spelled, 64).is_err() && BoundedBytes::<2>::try_from(vec![1, 2, 3]).is_err());
+        for end in 0..spelled.len() {
+            assert!(codec::decode::<BoundedBytes<3>>(&spelled[..end], 64).is_err());
+        }
+        let json = serde_json::to_string(&bytes).unwrap();
+        assert_eq!(json, "[1,2,3]");
+        assert_eq!(serde_json::from_str::<BoundedBytes<3>>(&json).unwrap(), bytes);
+        assert!(serde_json::from_str::<BoundedBytes<2>>(&json).is_err());
+    }
+
     /// A length of 2^60 must not take memory.
     #[test]
     fn lying_length_is_refused_before_memory_is_taken() {
@@ -195,5 +274,6 @@ mod tests {
         bytes.push(0);
         assert!(codec::decode::<BoundedVec<u8, 1024>>(&bytes, 64).is_err());
         assert!(codec::decode::<BoundedString<1024>>(&bytes, 64).is_err());
+        assert!(codec::decode::<BoundedBytes<1024>>(&bytes, 64).is_err());
     }
 }

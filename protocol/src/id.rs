@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::codec;
+
 /// A text that is not 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {what}: 64 hexadecimal digits are wanted")]
@@ -19,9 +21,13 @@ pub struct IdParseError {
 }
 
 /// The order of the bytes. Digests and keys nearly always differ in the first eight, and maps ask for little else.
+#[inline]
 fn compare(one: &[u8; 32], other: &[u8; 32]) -> Ordering {
-    let word = |of: &[u8; 32], at: usize| u64::from_be_bytes(std::array::from_fn(|byte| of[at + byte]));
-    [0, 8, 16, 24].into_iter().map(|at| word(one, at).cmp(&word(other, at))).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    let first = |of: &[u8; 32]| u64::from_be_bytes([of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7]]);
+    match first(one).cmp(&first(other)) {
+        Ordering::Equal => one[8..].cmp(&other[8..]),
+        order => order,
+    }
 }
 
 macro_rules! id32 {
@@ -31,12 +37,14 @@ macro_rules! id32 {
         pub struct $name(pub [u8; 32]);
 
         impl Ord for $name {
+            #[inline]
             fn cmp(&self, other: &Self) -> Ordering {
                 compare(&self.0, &other.0)
             }
         }
 
         impl PartialOrd for $name {
+            #[inline]
             fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
                 Some(self.cmp(other))
             }
@@ -76,7 +84,7 @@ macro_rules! id32 {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+                if serializer.is_human_readable() { serializer.collect_str(self) } else { codec::octets::serialize(&self.0, serializer) }
             }
         }
 
@@ -86,7 +94,7 @@ macro_rules! id32 {
                     let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
                     text.parse().map_err(serde::de::Error::custom)
                 } else {
-                    <[u8; 32]>::deserialize(deserializer).map(Self)
+                    codec::octets::deserialize(deserializer).map(Self)
                 }
             }
         }
@@ -160,6 +168,18 @@ impl From<blake3::Hash> for BlobHash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Maps of ids are in the order of their bytes, whichever of them differ.
+    #[test]
+    fn ids_are_in_the_order_of_their_bytes() {
+        for at in 0..32 {
+            let (mut one, mut other) = ([7; 32], [7; 32]);
+            (one[at], other[31 - at]) = (1, 9);
+            assert_eq!(BlobHash(one).cmp(&BlobHash(other)), one.cmp(&other), "byte {at}");
+            assert_eq!(BlobHash(other).cmp(&BlobHash(one)), other.cmp(&one), "byte {at}");
+            assert_eq!(BlobHash(one).cmp(&BlobHash(one)), Ordering::Equal);
+        }
+    }
 
     /// Text and JSON are the same 64 digits, and bincode is the 32 bytes.
     #[test]

@@ -3,6 +3,9 @@
 //! Two builders agree when their [`Outcome::hash`] is equal. Times, logs and the machine's fingerprint differ between
 //! honest builders, so they stand in [`Particulars`], beside the outcome and outside its hash.
 
+use std::sync::LazyLock;
+
+use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::BoundedString;
@@ -80,27 +83,33 @@ pub enum Outcome {
 }
 
 /// Domain of [`Outcome::hash`].
-const OUTCOME_DOMAIN: &str = "barnraiser 2026 outcome v1";
+static OUTCOME_DOMAIN: LazyLock<ContextKey> = LazyLock::new(|| hash_derive_key_context("barnraiser 2026 outcome v1"));
 /// Domain of [`Outcome::commitment`].
-const COMMITMENT_DOMAIN: &str = "barnraiser 2026 commitment v1";
+static COMMITMENT_DOMAIN: LazyLock<ContextKey> = LazyLock::new(|| hash_derive_key_context("barnraiser 2026 commitment v1"));
+
+/// [`blake3::derive_key`] in a domain whose own hash is at hand: every look at an action asks for some of these.
+fn derive(domain: &ContextKey, material: &[u8]) -> [u8; 32] {
+    *blake3::Hasher::new_from_context_key(domain).update(material).finalize().as_bytes()
+}
 
 impl Outcome {
     /// What two builders must share to agree: keyed BLAKE3 of the canonical bytes.
     pub fn hash(&self) -> OutcomeHash {
-        OutcomeHash(blake3::derive_key(OUTCOME_DOMAIN, &crate::codec::encode(self)))
+        OutcomeHash(derive(&OUTCOME_DOMAIN, &crate::codec::encode(self)))
     }
 
     /// What is published before the outcome is: hash(outcome, operator, salt) (DESIGN section 8.1), where somebody built
     /// twice hash(outcome, second outcome, operator, salt): all pieces have one length, so neither form can be read as the
     /// other. The operator is in it, so that nobody can commit to what another has committed to.
     pub fn commitment(&self, again: Option<&Self>, operator: &OperatorId, salt: &[u8; 32]) -> [u8; 32] {
-        let mut material = self.hash().0.to_vec();
+        let mut material = Vec::with_capacity(4 * 32);
+        material.extend_from_slice(&self.hash().0);
         if let Some(again) = again {
             material.extend_from_slice(&again.hash().0);
         }
         material.extend_from_slice(operator.as_bytes());
         material.extend_from_slice(salt);
-        blake3::derive_key(COMMITMENT_DOMAIN, &material)
+        derive(&COMMITMENT_DOMAIN, &material)
     }
 
     /// The manifest of the outputs, where there are any.
@@ -138,4 +147,20 @@ pub struct Particulars {
     pub fingerprint: BoundedString<256>,
     /// How the build was fenced in, for example `bwrap, seccomp, cgroup v1` or `none`.
     pub sandbox: BoundedString<64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is hashed ahead is no other domain.
+    #[test]
+    fn hashes_are_those_of_their_domains() {
+        let outcome = Outcome::Success { tree: BlobHash([7; 32]) };
+        let hash = blake3::derive_key("barnraiser 2026 outcome v1", &crate::codec::encode(&outcome));
+        assert_eq!(outcome.hash().0, hash);
+        let material = [hash, [1; 32], [2; 32]].concat();
+        let commitment = blake3::derive_key("barnraiser 2026 commitment v1", &material);
+        assert_eq!(outcome.commitment(None, &OperatorId([1; 32]), &[2; 32]), commitment);
+    }
 }

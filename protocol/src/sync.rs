@@ -202,7 +202,7 @@ impl Session {
             return Err(SyncFault::Flood);
         }
         self.peer_finished = turn.finished;
-        Ok(turn.records.into_inner().into_iter().map(BoundedVec::into_inner).collect())
+        Ok(turn.records.into_inner().into_iter().map(BoundedBytes::into_inner).collect())
     }
 
     fn compare(&mut self, message: &[u8], window: &Window<'_>) -> Result<(), SyncFault> {

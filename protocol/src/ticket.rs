@@ -235,7 +235,7 @@ impl fmt::Display for Ticket {
             Some(vouch) => Some(VouchBody {
                 secret: vouch.secret.seed(),
                 // An invitation has some 300 bytes; one that was read was bounded.
-                record: BoundedVec::try_from(vouch.invitation.bytes().to_vec()).map_err(|_| fmt::Error)?,
+                record: BoundedBytes::try_from(vouch.invitation.bytes().to_vec()).map_err(|_| fmt::Error)?,
             }),
             None => None,
         };

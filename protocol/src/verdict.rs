@@ -51,7 +51,7 @@ impl Attestation {
             lease: reveal.lease,
             operator,
             outcome: reveal.outcome.clone(),
-            again: reveal.again.clone(),
+            again: reveal.again.as_deref().cloned(),
             fingerprint: reveal.particulars.fingerprint.to_string(),
             revealed,
             void: false,
@@ -229,7 +229,9 @@ pub fn verdict<'a>(
     if let Some(arbiter) = settled_by {
         agreeing.insert(arbiter.operator);
     }
-    let branches: BTreeSet<Branch> = agreeing.iter().map(|operator| standing.branch(operator).unwrap_or(*operator)).collect();
+    let mut branches: Vec<Branch> = agreeing.iter().map(|operator| standing.branch(operator).unwrap_or(*operator)).collect();
+    branches.sort_unstable();
+    branches.dedup();
     let reached = branches.len() >= usize::from(policy.quorum);
     if let (false, Some(poison)) = (reached, poison(&ballot, standing)) {
         return poison;

@@ -18,6 +18,14 @@ use super::io::Capacity;
 /// How long it is remembered when a machine became busy: longer than anybody waits for its turn on that account.
 const LATELY: Duration = Duration::from_secs(30);
 
+/// A machine that is present, or holds leases.
+#[derive(Debug, Default)]
+struct Machine {
+    peer: Option<Peer>,
+    /// What its leases here use.
+    used: Capacity,
+}
+
 /// A machine that is present.
 #[derive(Debug)]
 struct Peer {
@@ -27,6 +35,28 @@ struct Peer {
     cores: u16,
     class: usize,
     arbiter_only: bool,
+    /// Whether it stands among the idle of its class.
+    idle: bool,
+}
+
+impl Machine {
+    /// What it has to spare; nothing where it is not present.
+    fn room(&self) -> Capacity {
+        self.peer.as_ref().map_or_else(Capacity::default, |peer| less(peer.room, self.used))
+    }
+
+    /// Puts it among the idle of its class, or takes it out, where that changed.
+    fn sort_in(&mut self, node: NodeId, classes: &mut [Class]) {
+        let idle = self.room().cores > 0;
+        let Some(peer) = self.peer.as_mut().filter(|peer| peer.idle != idle) else { return };
+        peer.idle = idle;
+        let of_class = &mut classes[peer.class].idle;
+        if idle {
+            of_class.insert(node);
+        } else {
+            of_class.remove(&node);
+        }
+    }
 }
 
 /// Machines of one kind.
@@ -59,10 +89,11 @@ impl<'a> Fit<'a> {
 /// Everybody who takes work.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    peers: BTreeMap<NodeId, Peer>,
+    machines: BTreeMap<NodeId, Machine>,
+    /// How many of them are present.
+    present: usize,
     classes: Vec<Class>,
     held: BTreeMap<LeaseRef, (NodeId, Capacity)>,
-    used: BTreeMap<NodeId, Capacity>,
     /// Who became busier lately, and when this node heard of it.
     busier: BTreeSet<(Timestamp, NodeId)>,
 }
@@ -82,15 +113,11 @@ impl Crowd {
         };
         let room = Capacity { cores: presence.free_cores, memory: u64::from(presence.free_memory_mib) << 20 };
         // Mostly it says again what it said before.
-        if let Some(peer) = self.peers.get_mut(&node)
-            && alike(&self.classes[peer.class].like)
+        if let Some(machine) = self.machines.get_mut(&node)
+            && let Some(peer) = machine.peer.as_mut().filter(|peer| alike(&self.classes[peer.class].like))
         {
-            let had_room = std::mem::replace(&mut peer.room, room);
-            (peer.cores, peer.arbiter_only) = (presence.cores, presence.arbiter_only);
-            if had_room != room {
-                self.sort_in(node);
-            }
-            return;
+            (peer.room, peer.cores, peer.arbiter_only) = (room, presence.cores, presence.arbiter_only);
+            return machine.sort_in(node, &mut self.classes);
         }
         self.vanish(&node);
         let class = self.classes.iter().position(|class| alike(&class.like) || class.members.is_empty()).unwrap_or_else(|| {
@@ -101,15 +128,22 @@ impl Crowd {
             *self.classes[class].like = presence.clone();
         }
         self.classes[class].members.insert(node);
-        self.peers.insert(node, Peer { room, cores: presence.cores, class, arbiter_only: presence.arbiter_only });
-        self.sort_in(node);
+        let machine = self.machines.entry(node).or_default();
+        machine.peer = Some(Peer { room, cores: presence.cores, class, arbiter_only: presence.arbiter_only, idle: false });
+        machine.sort_in(node, &mut self.classes);
+        self.present += 1;
     }
 
     /// A machine takes no work any more, or nothing is known of it.
     pub fn vanish(&mut self, node: &NodeId) {
-        if let Some(peer) = self.peers.remove(node) {
+        let Some(machine) = self.machines.get_mut(node) else { return };
+        if let Some(peer) = machine.peer.take() {
+            self.present -= 1;
             self.classes[peer.class].members.remove(node);
             self.classes[peer.class].idle.remove(node);
+        }
+        if machine.used == Capacity::default() {
+            self.machines.remove(node);
         }
     }
 
@@ -117,44 +151,27 @@ impl Crowd {
     pub fn hold(&mut self, now: Timestamp, lease: LeaseRef, node: NodeId, need: Capacity) {
         self.release(&lease);
         self.held.insert(lease, (node, need));
-        let used = self.used.entry(node).or_default();
-        *used = Capacity { cores: used.cores.saturating_add(need.cores), memory: used.memory.saturating_add(need.memory) };
+        let machine = self.machines.entry(node).or_default();
+        let used = machine.used;
+        machine.used = Capacity { cores: used.cores.saturating_add(need.cores), memory: used.memory.saturating_add(need.memory) };
+        machine.sort_in(node, &mut self.classes);
         self.busier.insert((now, node));
         while let Some((at, _)) = self.busier.first()
             && now.since(*at) > LATELY
         {
             self.busier.pop_first();
         }
-        self.sort_in(node);
     }
 
     /// Nobody holds the lease any more.
     pub fn release(&mut self, lease: &LeaseRef) {
         let Some((node, need)) = self.held.remove(lease) else { return };
-        if let Some(used) = self.used.get_mut(&node) {
-            *used = less(*used, need);
-            if *used == Capacity::default() {
-                self.used.remove(&node);
-            }
+        let Some(machine) = self.machines.get_mut(&node) else { return };
+        machine.used = less(machine.used, need);
+        machine.sort_in(node, &mut self.classes);
+        if machine.peer.is_none() && machine.used == Capacity::default() {
+            self.machines.remove(&node);
         }
-        self.sort_in(node);
-    }
-
-    fn sort_in(&mut self, node: NodeId) {
-        let room = self.room(&node);
-        let Some(peer) = self.peers.get(&node) else { return };
-        let idle = &mut self.classes[peer.class].idle;
-        if room.cores > 0 {
-            idle.insert(node);
-        } else {
-            idle.remove(&node);
-        }
-    }
-
-    /// What a machine has to spare; nothing where it is not present.
-    fn room(&self, node: &NodeId) -> Capacity {
-        let used = self.used.get(node).copied().unwrap_or_default();
-        self.peers.get(node).map_or_else(Capacity::default, |peer| less(peer.room, used))
     }
 
     fn fitting<'a>(&'a self, fit: Fit<'a>) -> impl Iterator<Item = &'a Class> + 'a {
@@ -162,14 +179,24 @@ impl Crowd {
     }
 
     /// Whether a machine could take the build when it has nothing else to do.
-    fn could(&self, node: &NodeId, fit: Fit<'_>) -> bool {
-        let peer = self.peers.get(node).filter(|peer| peer.cores >= fit.need.cores && (fit.arbiter || !peer.arbiter_only));
+    fn could(&self, machine: &Machine, fit: Fit<'_>) -> bool {
+        let peer = machine.peer.as_ref().filter(|peer| peer.cores >= fit.need.cores && (fit.arbiter || !peer.arbiter_only));
         peer.is_some_and(|peer| Facts::met_by(&self.classes[peer.class].like, fit.environment))
     }
 
+    /// Whether it can take it now, if it could.
+    fn has_room(machine: &Machine, fit: Fit<'_>) -> bool {
+        let room = machine.room();
+        room.cores >= fit.need.cores && room.memory >= fit.need.memory
+    }
+
     fn can(&self, node: &NodeId, fit: Fit<'_>) -> bool {
-        let room = self.room(node);
-        room.cores >= fit.need.cores && room.memory >= fit.need.memory && self.could(node, fit)
+        self.machines.get(node).is_some_and(|machine| Self::has_room(machine, fit) && self.could(machine, fit))
+    }
+
+    /// Whether it could, but has something else to do.
+    fn is_busy(&self, node: &NodeId, fit: Fit<'_>) -> bool {
+        self.machines.get(node).is_some_and(|machine| !Self::has_room(machine, fit) && self.could(machine, fit))
     }
 
     /// How many leases were claimed a second lately.
@@ -180,12 +207,12 @@ impl Crowd {
 
     /// Whether no other machine takes work.
     pub fn is_empty_but_for(&self, node: &NodeId) -> bool {
-        self.peers.keys().all(|other| other == node)
+        self.present == usize::from(self.machines.get(node).is_some_and(|machine| machine.peer.is_some()))
     }
 
     /// Number of machines that take work.
-    pub fn present(&self) -> usize {
-        self.peers.len()
+    pub const fn present(&self) -> usize {
+        self.present
     }
 
     /// Number of machines with a core to spare that are of the kind that a build wants: at least those that could begin it
@@ -206,13 +233,13 @@ impl Crowd {
 
     /// Machines that could begin a build if they had not something else to do.
     pub fn busy<'a>(&'a self, fit: Fit<'a>) -> impl Iterator<Item = NodeId> + 'a {
-        self.fitting(fit).flat_map(|class| &class.members).copied().filter(move |node| self.could(node, fit) && !self.can(node, fit))
+        self.fitting(fit).flat_map(|class| &class.members).copied().filter(move |node| self.is_busy(node, fit))
     }
 
     /// Machines that can't begin the build since something else was claimed after `since`, newest first.
     pub fn busy_since<'a>(&'a self, since: Timestamp, fit: Fit<'a>) -> impl Iterator<Item = (Timestamp, NodeId)> + 'a {
         let later = self.busier.range((since + Duration::from_millis(1), NodeId([0; 32]))..).rev();
-        later.copied().filter(move |(_, node)| self.could(node, fit) && !self.can(node, fit))
+        later.copied().filter(move |(_, node)| self.is_busy(node, fit))
     }
 }
 

@@ -134,26 +134,29 @@ fn root_epoch(claims: &[ClaimView], rules: Rules) -> Option<u32> {
     roots().filter(|claim| claim.issued <= first + rules.window).map(|claim| claim.epoch).min()
 }
 
-/// The claims that won, epoch by epoch.
-pub(super) fn chain(claims: &mut [ClaimView], rules: Rules) -> Vec<Link<'_>> {
+/// The last claim that won; `each` is told of all, epoch by epoch.
+pub(super) fn walk<'a>(claims: &'a mut [ClaimView], rules: Rules, mut each: impl FnMut(Link<'a>)) -> Option<Link<'a>> {
     claims.sort_by_key(|claim| (claim.epoch, claim.batch, claim.draw, claim.record));
-    let mut chain: Vec<Link<'_>> = Vec::new();
-    let Some(root) = root_epoch(claims, rules) else { return chain };
+    let claims = &*claims;
+    let mut last: Option<Link<'a>> = None;
+    let root = root_epoch(claims, rules)?;
     for of_epoch in claims.chunk_by(|one, other| one.epoch == other.epoch).skip_while(|of_epoch| of_epoch[0].epoch < root) {
-        let next = chain.last().map_or(root, |last| last.claim.epoch.saturating_add(1));
+        let next = last.map_or(root, |last| last.claim.epoch.saturating_add(1));
         if of_epoch[0].epoch != next {
             break;
         }
-        let link = |claim| match chain.last() {
+        let link = |claim| match last {
             Some(last) => last.followed_by(claim, rules),
             None => may_be_first(claim).then_some(Link { claim, spent: Duration::ZERO }),
         };
-        let valid: Vec<Link<'_>> = of_epoch.iter().filter_map(link).collect();
-        let Some(first) = valid.iter().map(|link| link.claim.issued).min() else { break };
+        let mut valid = of_epoch.iter().filter_map(link);
+        let Some(first) = valid.clone().map(|link| link.claim.issued).min() else { break };
         // Sorted, so that the first of those in time is the winner.
-        chain.extend(valid.into_iter().find(|link| link.claim.issued <= first + rules.window));
+        let Some(winner) = valid.find(|link| link.claim.issued <= first + rules.window) else { break };
+        each(winner);
+        last = Some(winner);
     }
-    chain
+    last
 }
 
 /// A lease, as all who know the same records see it.
@@ -211,8 +214,7 @@ impl SlotState {
 
 /// The state of a slot at `now`.
 pub fn resolve(mut claims: Vec<ClaimView>, now: Timestamp, rules: Rules) -> SlotState {
-    let chain = chain(&mut claims, rules);
-    let Some(link) = chain.last() else {
+    let Some(link) = walk(&mut claims, rules, |_| ()) else {
         return SlotState::Open { epoch: 1, follows: ClaimTag::default(), since: None, lapsed: None };
     };
     let claim = link.claim;

@@ -9,13 +9,17 @@ use crate::id::OperatorId;
 use crate::time::Timestamp;
 use crate::verdict::Branch;
 
-use super::lease::{ClaimView, Link, Rules, chain};
+use super::lease::{ClaimView, Rules, walk};
 
 /// Who held a slot and let the lease lapse without a word: no result, nothing handed back.
 pub(super) fn silent(mut claims: Vec<ClaimView>, now: Timestamp, rules: Rules) -> Vec<OperatorId> {
-    let chain = chain(&mut claims, rules);
-    let wordless = |link: &&Link<'_>| link.claim.committed.is_none() && link.claim.handed_back.is_none() && link.had_ended(now, rules);
-    chain.iter().filter(wordless).map(|link| link.claim.operator).collect()
+    let mut silent = Vec::new();
+    walk(&mut claims, rules, |link| {
+        if link.claim.committed.is_none() && link.claim.handed_back.is_none() && link.had_ended(now, rules) {
+            silent.push(link.claim.operator);
+        }
+    });
+    silent
 }
 
 /// The silence around an action, over all slots of an attempt.

@@ -373,7 +373,7 @@ impl Engine {
                 operator,
                 node,
                 outcome: reveal.map(|reveal| reveal.outcome.clone()),
-                again: reveal.and_then(|reveal| reveal.again.clone()),
+                again: reveal.and_then(|reveal| reveal.again.as_deref().cloned()),
                 outcome_hash: reveal.map(|reveal| reveal.outcome.hash()),
                 particulars: reveal.map(|reveal| reveal.particulars.clone()),
                 committed: record.issued(),

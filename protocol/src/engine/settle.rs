@@ -454,7 +454,9 @@ impl Engine {
         let id = self.board.action_id(action);
         if let Some(state) = self.state_mut(action) {
             state.attested = attested;
-            state.spent = spent.into_iter().filter(|(attempt, _)| *attempt == first_slot).map(|(_, branch)| branch).collect();
+            // It stays as long as the action does, so it has no room to spare.
+            state.spent = ThinVec::with_capacity(spent.len());
+            state.spent.extend(spent.into_iter().filter(|(attempt, _)| *attempt == first_slot).map(|(_, branch)| branch));
         }
         for (hash, found, verdict) in changes {
             let Some(state) = self.state_mut(action) else { continue };

@@ -1,5 +1,6 @@
 //! The slots of an action: who builds, who has built, and what is open, as this node sees it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ fn nth_smallest(of: impl Iterator<Item = Timestamp>, n: usize) -> Option<Timesta
 struct Heard<'a> {
     claims: Vec<(Place, &'a SharedRecord, &'a Claim)>,
     commitments: Vec<(Place, &'a SharedRecord, &'a Commitment)>,
+    /// When enough had committed to open what was built, if they have; asked for again and again.
+    complete: OnceCell<Option<Timestamp>>,
 }
 
 /// The slots of an action, and when they will be others if nothing is said.
@@ -71,7 +74,8 @@ fn held(slots: &[(SlotNo, SlotState)], action: ActionId) -> impl Iterator<Item =
 impl Engine {
     fn heard(&self, action: Place) -> Heard<'_> {
         let said = self.board.records_about(action);
-        let mut heard = Heard { claims: Vec::with_capacity(said), commitments: Vec::with_capacity(said) };
+        let (claims, commitments) = (Vec::with_capacity(said), Vec::with_capacity(said));
+        let mut heard = Heard { claims, commitments, complete: OnceCell::new() };
         for (author, record) in self.board.about(action) {
             match record.payload() {
                 Payload::Claim(claim) => heard.claims.push((author, record, claim)),
@@ -86,7 +90,10 @@ impl Engine {
     /// The lowest batch wins, and anybody can write a Batch with a low id.
     fn claim_views(&self, action: Place, slot: SlotNo, demand: &Demand, taken: &[Branch], heard: &Heard<'_>) -> Vec<ClaimView> {
         let Some(state) = self.state(action) else { return Vec::new() };
-        let views = heard.claims.iter().filter(|(_, _, claim)| claim.lease.slot == slot).filter_map(|(author, record, claim)| {
+        let of_slot = heard.claims.iter().filter(|(_, _, claim)| claim.lease.slot == slot).count();
+        // They are large, and mostly there is one: room for it and no more.
+        let mut views: Vec<ClaimView> = Vec::with_capacity(of_slot);
+        views.extend(heard.claims.iter().filter(|(_, _, claim)| claim.lease.slot == slot).filter_map(|(author, record, claim)| {
             let voice = self.voice(*author);
             let operator = voice.operator?;
             let of_batch = state.jobs.partition_point(|job| *job < (claim.batch, JobIndex(0)));
@@ -114,8 +121,7 @@ impl Engine {
                 handed_back: self.board.handed_back_by(*author, &claim.lease, record.issued()),
                 committed: committed.map(|(_, record, _)| record.issued()),
             })
-        });
-        let mut views: Vec<ClaimView> = views.collect();
+        }));
         // Only where there is somebody to win against.
         if views.len() > 1 {
             let id = self.board.action_id(action);
@@ -365,9 +371,9 @@ impl Engine {
             Some(attested) => !attested.counts,
             None => {
                 // Since when it could be opened: since it was committed to, or the last of the quorum was.
-                let quorum = self.committed(demand, heard, false).into_values();
-                let complete = nth_smallest(quorum, demand.quorum());
-                let complete = if slot.is_arbiter() || is_larger(slot) { Some(Timestamp::default()) } else { complete };
+                let quorum = || nth_smallest(self.committed(demand, heard, false).into_values(), demand.quorum());
+                let at_once = slot.is_arbiter() || is_larger(slot);
+                let complete = if at_once { Some(Timestamp::default()) } else { *heard.complete.get_or_init(quorum) };
                 let (Some(complete), Some(committed)) = (complete, tenure.committed) else { return false };
                 let withheld = committed.max(complete) + self.params.lease_ttl * WITHHELD_TTLS;
                 if withheld > now {

@@ -534,7 +534,11 @@ impl Engine {
         // Open before the record is sent: who hears of the output may ask for it at once.
         self.outputs.push_back(Output::Open(result.clone()));
         let OwnResult { lease, outcome, again, salt, particulars } = result;
-        self.author(now, Payload::Reveal(Reveal { lease, outcome, again, salt, particulars }.into()), Kind::Reveal.lifetime_max());
+        self.author(
+            now,
+            Payload::Reveal(Reveal { lease, outcome, again: again.map(Box::new), salt, particulars }.into()),
+            Kind::Reveal.lifetime_max(),
+        );
         self.outputs.push_back(Output::ForgetResult(lease));
     }
 

@@ -56,6 +56,7 @@ struct Envelope {
     kind: u16,
     version: u16,
     network: NetworkId,
+    #[serde(with = "codec::octets")]
     author: [u8; 32],
     sequence: u64,
     issued: Timestamp,
@@ -86,13 +87,34 @@ impl Envelope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     id: RecordId,
-    network: Arc<NetworkId>,
+    frame: Arc<Frame>,
     author: [u8; 32],
     sequence: u64,
     issued: Timestamp,
-    expires: Timestamp,
     payload: Payload,
     signature: Signature,
+}
+
+/// What most records say alike: their network, and that they expire when their type does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Frame {
+    network: NetworkId,
+    /// The end of its effect, where its type leaves that to its author.
+    expires: Option<Timestamp>,
+}
+
+impl Frame {
+    /// Of a record of a type; kept once for all that a thread reads one after the other of one network.
+    fn of(kind: Kind, network: NetworkId, expires: Timestamp) -> Arc<Self> {
+        thread_local!(static LAST: RefCell<Option<Arc<Frame>>> = const { RefCell::new(None) });
+        if !kind.has_one_lifetime() {
+            return Arc::new(Self { network, expires: Some(expires) });
+        }
+        LAST.with_borrow_mut(|last| match last {
+            Some(last) if last.network == network => last.clone(),
+            last => last.insert(Arc::new(Self { network, expires: None })).clone(),
+        })
+    }
 }
 
 /// Proof that a value's signature was checked. Only this crate can make one.
@@ -243,8 +265,8 @@ impl Record {
         let expires = expires.min(kind.latest_expiry(issued)).max(kind.earliest_expiry(issued));
         let unsigned = Signature([0; SIGNATURE_BYTES]);
         let author = key.public();
-        let mut record =
-            Self { id: RecordId([0; 32]), network: shared(network), author, sequence, issued, expires, payload, signature: unsigned };
+        let frame = Frame::of(kind, network, expires);
+        let mut record = Self { id: RecordId([0; 32]), frame, author, sequence, issued, payload, signature: unsigned };
         let signed = record.signed_bytes()?;
         let (given, limit) = (signed.len() + SIGNATURE_BYTES, kind.bytes_max());
         if given > limit {
@@ -263,11 +285,11 @@ impl Record {
         Ok(codec::encode(&Envelope {
             kind: self.kind().code(),
             version: RECORD_VERSION,
-            network: *self.network,
+            network: self.frame.network,
             author: self.author,
             sequence: self.sequence,
             issued: self.issued,
-            expires: self.expires,
+            expires: self.expires(),
             payload: BoundedBytes::try_from(payload).map_err(|_| AuthorError::TooLarge { given, limit: PAYLOAD_BYTES_MAX })?,
         }))
     }
@@ -294,7 +316,7 @@ impl Record {
         }
         let payload = Payload::from_bytes(kind, payload).map_err(|error| RecordError::Payload { kind, error })?;
         let id = RecordId(*blake3::hash(message).as_bytes());
-        Ok(Self { id, network: shared(network), author, sequence, issued, expires, payload, signature })
+        Ok(Self { id, frame: Frame::of(kind, network, expires), author, sequence, issued, payload, signature })
     }
 
     /// Checks that the record is of `network`, that its author signed it, and what it proves by itself.
@@ -308,7 +330,7 @@ impl Record {
     }
 
     fn verify_message(self, network: NetworkId, message: &[u8]) -> Result<SharedRecord, RecordError> {
-        check(network, *self.network, &self.author, message, &self.signature)?;
+        check(network, self.frame.network, &self.author, message, &self.signature)?;
         self.check_claims()?;
         Ok(Arc::new(Verified(self)))
     }
@@ -322,7 +344,7 @@ impl Record {
     /// What a record proves by itself beside its signature. Here, so that it is checked once for all engines, and on the
     /// threads that check signatures.
     fn check_claims(&self) -> Result<(), RecordError> {
-        let (network, operator) = (*self.network, OperatorId(self.author));
+        let (network, operator) = (self.frame.network, OperatorId(self.author));
         match &self.payload {
             Payload::NodeCertificate(certificate) => {
                 let checked = certificate.check_consent(&network, &operator);
@@ -378,16 +400,16 @@ impl Record {
         self.issued
     }
     /// The end of its effect.
-    pub const fn expires(&self) -> Timestamp {
-        self.expires
+    pub fn expires(&self) -> Timestamp {
+        self.frame.expires.unwrap_or_else(|| self.kind().latest_expiry(self.issued))
     }
     /// When it may be forgotten: the end of its effect plus [`EXPIRY_GRACE`].
     pub fn forget_at(&self) -> Timestamp {
-        self.expires + EXPIRY_GRACE
+        self.expires() + EXPIRY_GRACE
     }
     /// Its network.
     pub fn network(&self) -> NetworkId {
-        *self.network
+        self.frame.network
     }
     /// What it says.
     pub const fn payload(&self) -> &Payload {
@@ -404,15 +426,6 @@ impl Record {
         bytes.extend_from_slice(&self.signature.0);
         bytes
     }
-}
-
-/// A network's name, kept once for all records of it that a thread reads one after the other.
-fn shared(network: NetworkId) -> Arc<NetworkId> {
-    thread_local!(static LAST: RefCell<Option<Arc<NetworkId>>> = const { RefCell::new(None) });
-    LAST.with_borrow_mut(|last| match last {
-        Some(last) if **last == network => last.clone(),
-        last => last.insert(Arc::new(network)).clone(),
-    })
 }
 
 /// Whether what `author` signed is of the network `wanted`, and it did sign it.

@@ -264,6 +264,7 @@ pub struct Commitment {
     /// The lease under which it was built.
     pub lease: LeaseRef,
     /// [`Outcome::commitment`].
+    #[serde(with = "codec::octets")]
     pub commitment: [u8; 32],
     /// What kind of outcome. A Reveal of another kind does not open it.
     pub says: Says,
@@ -288,8 +289,9 @@ pub struct Reveal {
     pub outcome: Outcome,
     /// What came of the second build, which only who settles a dispute makes: everything that must not matter is made to
     /// differ in it, so two unlike outcomes show that the job is not deterministic (DESIGN section 8.5).
-    pub again: Option<Outcome>,
+    pub again: Option<Box<Outcome>>,
     /// The salt of [`Outcome::commitment`].
+    #[serde(with = "codec::octets")]
     pub salt: [u8; 32],
     /// What is not compared.
     pub particulars: Particulars,
@@ -303,7 +305,7 @@ impl Reveal {
 
     /// The commitment that it opens, as a reveal of `operator`.
     pub fn opens(&self, operator: &OperatorId) -> [u8; 32] {
-        self.outcome.commitment(self.again.as_ref(), operator, &self.salt)
+        self.outcome.commitment(self.again.as_deref(), operator, &self.salt)
     }
 }
 

@@ -124,7 +124,7 @@ fn evidence_records_stay_small() {
         class: crate::outcome::FailureClass::Build,
         stage: crate::bounded::BoundedString::cut(&"t".repeat(999)),
     };
-    let reveal = Payload::Reveal(Reveal { lease, again: Some(outcome.clone()), outcome, salt: [0; 32], particulars }.into());
+    let reveal = Payload::Reveal(Reveal { lease, again: Some(outcome.clone().into()), outcome, salt: [0; 32], particulars }.into());
     let record = Record::author(&key, NETWORK, 1, Timestamp(1000), Timestamp::MAX, reveal).unwrap();
     assert!(record.bytes().len() <= PROVABLE_BYTES_MAX, "{}", record.bytes().len());
 }

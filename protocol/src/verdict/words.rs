@@ -55,14 +55,46 @@ impl Word<'_> {
     fn firm(&self) -> Option<&Outcome> {
         self.vote().filter(|_| self.says == Says::Word)
     }
+
+    /// Whether it gives no vote for what else was said by its operator or branch, beside `all` words of its action.
+    fn is_void(&self, all: &[Self]) -> bool {
+        let Some(vote) = self.vote() else { return false };
+        let (operator, branch) = (self.speaker.operator, self.speaker.branch);
+        let mut others = all.iter().filter(|other| attempt_of(other.lease.slot) == attempt_of(self.lease.slot));
+        let mut own = others.clone().filter(|other| other.says == Says::Word && other.speaker.operator == operator);
+        if own.any(|own| own.vote().is_none_or(|other| self.firm().is_some() && other != vote)) {
+            return true;
+        }
+        // What it could have been copied from.
+        let visible = |other: &Self| {
+            let shown = other.opened.is_some_and(|(at, _)| at <= self.committed) && other.vote() == Some(vote);
+            shown && other.speaker.counts && other.speaker.branch != branch
+        };
+        let before = |other: &Self| {
+            other.says == Says::Word && other.speaker.branch == branch && other.vote() != Some(vote) && other.committed < self.committed
+        };
+        others.clone().any(visible) && others.any(before)
+    }
+
+    /// Whether nothing that its branch says from now on would be a vote, since what others opened is visible.
+    fn is_spent(&self, all: &[Self]) -> bool {
+        let others = |other: &Self| {
+            let of_attempt = attempt_of(other.lease.slot) == attempt_of(self.lease.slot);
+            of_attempt && other.speaker.counts && other.speaker.branch != self.speaker.branch && other.firm().is_some()
+        };
+        self.says == Says::Word && all.iter().any(others)
+    }
 }
+
+/// So few words are compared with one another, which costs less than a tally of them; mostly there are as many as slots.
+const FEW: usize = 8;
 
 /// What was said of an action, so far as it is opened, and by whom no more can be said that counts.
 pub(crate) struct Words {
     /// What was opened rightly, with the node that said it.
     pub opened: Vec<(NodeId, Attestation)>,
     /// Attempts (by their first slot) and branches: whatever those commit to now for them is no vote.
-    pub spent: BTreeSet<(u16, Branch)>,
+    pub spent: Vec<(u16, Branch)>,
 }
 
 impl Words {
@@ -75,7 +107,7 @@ impl Words {
         });
         let mut reveals: Vec<(NodeId, &Reveal, Timestamp, RecordId)> = opening.collect();
         if reveals.is_empty() {
-            return Self { opened: Vec::new(), spent: BTreeSet::new() };
+            return Self { opened: Vec::new(), spent: Vec::new() };
         }
         // Of what opens one commitment the earliest comes first.
         reveals.sort_unstable_by_key(|(node, reveal, at, id)| (*node, reveal.lease, *at, *id));
@@ -105,14 +137,18 @@ impl Words {
             words.push(Word { node, speaker, lease: said.lease, committed, says: said.says, opened: first });
         }
         words.retain(|word| !word.lease.slot.is_arbiter());
-        let tally = Tally::of(&words);
-        let copies: BTreeSet<(NodeId, LeaseRef)> =
-            words.iter().filter(|word| tally.is_void(word)).map(|word| (word.node, word.lease)).collect();
+        let tally = (words.len() > FEW).then(|| Tally::of(&words));
+        let is_void = |word: &&Word<'_>| tally.as_ref().map_or_else(|| word.is_void(&words), |tally| tally.is_void(word));
+        let is_spent = |word: &&Word<'_>| tally.as_ref().map_or_else(|| word.is_spent(&words), |tally| tally.is_spent(word));
+        let copies: BTreeSet<(NodeId, LeaseRef)> = words.iter().filter(is_void).map(|word| (word.node, word.lease)).collect();
         for (node, attestation) in &mut opened {
             attestation.void = copies.contains(&(*node, attestation.lease));
         }
-        let spent = words.iter().filter(|word| tally.is_spent(word));
-        Self { spent: spent.map(|word| (attempt_of(word.lease.slot), word.speaker.branch)).collect(), opened }
+        let spent = words.iter().filter(is_spent).map(|word| (attempt_of(word.lease.slot), word.speaker.branch));
+        let mut spent: Vec<(u16, Branch)> = spent.collect();
+        spent.sort_unstable();
+        spent.dedup();
+        Self { opened, spent }
     }
 }
 
@@ -184,7 +220,7 @@ impl<'a> Tally<'a> {
         tally
     }
 
-    /// Whether a word gives no vote for what else was said by its operator or branch.
+    /// As [`Word::is_void`].
     fn is_void(&self, word: &Word<'_>) -> bool {
         let Some(vote) = word.vote() else { return false };
         let (attempt, branch) = (attempt_of(word.lease.slot), word.speaker.branch);
@@ -198,7 +234,7 @@ impl<'a> Tally<'a> {
         visible && before.is_some_and(|at| at < word.committed)
     }
 
-    /// Whether nothing that the branch of a word says from now on would be a vote, since what others opened is visible.
+    /// As [`Word::is_spent`].
     fn is_spent(&self, word: &Word<'_>) -> bool {
         let firm = self.firm.get(&attempt_of(word.lease.slot));
         word.says == Says::Word && firm.and_then(|firm| firm.but_for(word.speaker.branch)).is_some()

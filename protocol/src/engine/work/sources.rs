@@ -46,5 +46,5 @@ impl Engine {
 /// Whether a record is a reveal of that output.
 fn reveals(record: &SharedRecord, tree: &BlobHash) -> bool {
     let Payload::Reveal(reveal) = record.payload() else { return false };
-    std::iter::once(&reveal.outcome).chain(&reveal.again).any(|outcome| outcome.tree() == Some(*tree))
+    std::iter::once(&reveal.outcome).chain(reveal.again.as_deref()).any(|outcome| outcome.tree() == Some(*tree))
 }

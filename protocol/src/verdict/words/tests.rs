@@ -152,6 +152,31 @@ fn branch_that_has_committed_is_spent_once_others_are_open() {
 }
 
 proptest! {
+    /// The tally says of every word what comparing it with all others says.
+    #[test]
+    fn tally_says_what_comparing_all_words_says(
+        words in proptest::collection::vec(
+            (0u8..6, 0u8..3, 0u16..3, any::<bool>(), 0u64..12, 0u8..4, proptest::option::of((0u64..12, 0usize..4))), 0..24),
+    ) {
+        let outcomes = [tree(7), tree(8), fails(FailureClass::Build), fails(FailureClass::Lost)];
+        let particulars = Particulars::default();
+        let reveal = |outcome: &Outcome| Reveal { lease: lease(0, 1), outcome: outcome.clone(), again: None, salt: [0; 32], particulars: particulars.clone() };
+        let reveals: Vec<Reveal> = outcomes.iter().map(reveal).collect();
+        let words: Vec<Word<'_>> = words.iter().map(|(operator, branch, slot, later, committed, says, opened)| Word {
+            node: NodeId([*operator; 32]),
+            speaker: Speaker { operator: OperatorId([*operator; 32]), branch: OperatorId([*branch; 32]), counts: *operator < 5 },
+            lease: lease(slot + if *later { 256 } else { 0 }, 1),
+            committed: Timestamp(*committed),
+            says: [Says::Word, Says::Word, Says::TooSmall, Says::Nothing][usize::from(*says)],
+            opened: opened.map(|(at, what)| (Timestamp(at), &reveals[what])),
+        }).collect();
+        let tally = Tally::of(&words);
+        for word in &words {
+            prop_assert_eq!(tally.is_void(word), word.is_void(&words));
+            prop_assert_eq!(tally.is_spent(word), word.is_spent(&words));
+        }
+    }
+
     /// Which words are votes is a function of the set of records.
     #[test]
     fn order_and_repetition_do_not_matter(
