@@ -171,7 +171,7 @@ async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed
     let traffic = context.traffic.clone();
     // A failing thread is as good as a blob that is not there.
     let answered = tokio::task::spawn_blocking(move || {
-        let (answer, bytes) = answer(&store, &given, &request, &|length| traffic.keeps_back(length), buffer);
+        let (answer, bytes) = answer(&store, &given, &node, &request, &|length| traffic.keeps_back(length), buffer);
         let packed = bytes.as_ref().filter(|_| try_zstd).and_then(|bytes| pack::pack(bytes));
         (answer, packed.map(|bytes| (bytes, Form::Zstd)).or(bytes.map(|bytes| (bytes, Form::Plain))))
     });
@@ -233,6 +233,7 @@ fn find(store: &Store, hash: &BlobHash, keeps_back: &dyn Fn(u64) -> bool) -> Res
 fn answer(
     store: &Store,
     given: &Mutex<Given>,
+    to: &NodeId,
     request: &Request,
     keeps_back: &dyn Fn(u64) -> bool,
     mut buffer: Vec<u8>,
@@ -260,7 +261,7 @@ fn answer(
                 let range = unit_range(*unit, length);
                 range.start < length && held.covers(&ByteRange { start: range.start, end: range.end })
             };
-            let Some(unit) = given().choose(hash, wanted.iter().filter(is_here)) else { return (Answer::NotFound, None) };
+            let Some(unit) = given().choose(hash, to, wanted.iter().filter(is_here)) else { return (Answer::NotFound, None) };
             let range = unit_range(unit, length);
             ByteRange { start: range.start, end: range.end }
         }

@@ -1,18 +1,24 @@
 //! How often a provider has given each unit of a blob: where it is left to it which unit it sends, it sends the one that it
 //! has sent least often, so that those who fetch can give the others what they got.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::id::BlobHash;
+use crate::id::{BlobHash, NodeId};
 
 /// Blobs of which the counts are kept; the one that was not asked for the longest goes first.
 const BLOBS_MAX: usize = 64;
 /// Units of a blob that are counted: 64 GiB, in 128 KiB. Others count as never sent.
 const UNITS_MAX: u64 = 1 << 16;
+/// Choices that are remembered of a blob, ...
+const CHOICES_MAX: usize = 64;
+/// ... and those of one peer that may still be on their way: it asks for the next units before it has these.
+const ON_THEIR_WAY_MAX: usize = 4;
 
 #[derive(Debug, Clone, Default)]
 struct Counts {
     sent: Vec<u16>,
+    /// What was chosen for whom lately, the newest last.
+    chosen: VecDeque<(NodeId, u64)>,
     /// Behind the unit that was chosen last. Of units that were sent as often the next one goes first, as the disk likes it.
     cursor: u64,
     /// When it was last asked for, in requests.
@@ -33,11 +39,18 @@ pub struct Given {
 }
 
 impl Given {
-    /// The one of `wanted` that was sent least often. It counts as sent.
-    pub fn choose(&mut self, blob: &BlobHash, wanted: impl Iterator<Item = u64>) -> Option<u64> {
+    /// The one of `wanted` that was sent least often; one that is perhaps on its way to `to` only where there is no other. It
+    /// counts as sent.
+    pub fn choose(&mut self, blob: &BlobHash, to: &NodeId, wanted: impl Iterator<Item = u64>) -> Option<u64> {
         let counts = self.counts(blob);
-        let unit = wanted.min_by_key(|unit| (counts.of(*unit), *unit < counts.cursor, *unit))?;
+        let to_them = counts.chosen.iter().rev().filter(|(node, _)| node == to);
+        let on_their_way: Vec<u64> = to_them.take(ON_THEIR_WAY_MAX).map(|(_, unit)| *unit).collect();
+        let unit = wanted.min_by_key(|unit| (on_their_way.contains(unit), counts.of(*unit), *unit < counts.cursor, *unit))?;
         counts.cursor = unit.saturating_add(1);
+        if counts.chosen.len() >= CHOICES_MAX {
+            counts.chosen.pop_front();
+        }
+        counts.chosen.push_back((*to, unit));
         self.sent(blob, unit);
         Some(unit)
     }
@@ -77,12 +90,26 @@ mod tests {
     fn every_unit_is_sent_once_before_any_is_sent_twice() {
         let mut given = Given::default();
         given.sent(&BLOB, 3);
-        let chosen: Vec<u64> = (0..9).filter_map(|_| given.choose(&BLOB, 0..5)).collect();
+        let mut others = (0..).map(|node| NodeId([node; 32]));
+        let mut choose = |wanted: &[u64]| given.choose(&BLOB, &others.next().unwrap(), wanted.iter().copied());
+        let chosen: Vec<u64> = (0..9).filter_map(|_| choose(&[0, 1, 2, 3, 4])).collect();
         assert_eq!(chosen, [0, 1, 2, 4, 0, 1, 2, 3, 4]);
-        assert_eq!(given.choose(&BLOB, [2, 4].into_iter()), Some(2));
-        assert_eq!(given.choose(&BLOB, [2, 4].into_iter()), Some(4));
-        assert_eq!(given.choose(&BLOB, std::iter::empty()), None);
-        assert_eq!(given.choose(&BLOB, std::iter::once(u64::MAX)), Some(u64::MAX), "of a blob too long to be counted");
+        assert_eq!(choose(&[2, 4]), Some(2));
+        assert_eq!(choose(&[2, 4]), Some(4));
+        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&[u64::MAX]), Some(u64::MAX), "of a blob too long to be counted");
+    }
+
+    /// Who asks for two units at once does not know yet which the first is, so that its second question names it too.
+    #[test]
+    fn a_unit_on_its_way_is_not_sent_to_the_same_peer_again() {
+        let (mut given, one, other) = (Given::default(), NodeId([1; 32]), NodeId([2; 32]));
+        given.sent(&BLOB, 1);
+        given.sent(&BLOB, 1);
+        assert_eq!(given.choose(&BLOB, &one, 0..2), Some(0));
+        assert_eq!(given.choose(&BLOB, &one, 0..2), Some(1), "though it was sent more often");
+        assert_eq!(given.choose(&BLOB, &other, 0..2), Some(0), "to somebody else nothing of it is on its way");
+        assert_eq!(given.choose(&BLOB, &one, 0..1), Some(0), "it has not come, and nothing else is wanted");
     }
 
     #[test]
@@ -93,6 +120,6 @@ mod tests {
             given.sent(&BLOB, 0);
         }
         assert_eq!(given.blobs.len(), BLOBS_MAX);
-        assert_eq!(given.choose(&BLOB, 0..2), Some(1), "what is asked for stays");
+        assert_eq!(given.choose(&BLOB, &NodeId([1; 32]), 0..2), Some(1), "what is asked for stays");
     }
 }

@@ -420,7 +420,7 @@ impl Spreading {
         let has = |unit: &u64| is_up && *unit < u64::from(u64::BITS) && *units >> unit & 1 == 1;
         let unit = match &wanted {
             Wanted::Unit(range) => Some(range.start / GET_BYTES_MAX).filter(has).inspect(|unit| given.sent(&self.blob, *unit)),
-            Wanted::Any(units) => given.choose(&self.blob, units.iter().filter(has)),
+            Wanted::Any(units) => given.choose(&self.blob, &id(next.node), units.iter().filter(has)),
         };
         let unit = unit.filter(|_| ration.admit(&self.blob, &id(next.node), next.now.since(START)));
         let Some(range) = unit.map(|unit| self.range(unit)) else {
