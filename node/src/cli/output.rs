@@ -62,7 +62,8 @@ impl Output {
 
     /// Whether live progress can be shown: a person watches standard error.
     pub fn live(&self) -> bool {
-        !self.json && !self.quiet && io::stderr().is_terminal()
+        // A terminal that says it is dumb can't take back what it has shown.
+        !self.json && !self.quiet && io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
     }
 
     /// `text` in a style, where there are colours.

@@ -86,7 +86,7 @@ impl Facts {
             (0, Some(share.map_or_else(|| turn.to_string(), |share| format!("{share:3} %")))),
             (2, is_counted.then(|| bytes(self.done) + &self.length.map_or_else(String::new, |length| format!(" of {}", bytes(length))))),
             (1, is_counted.then(|| format!("{}/s", bytes(rate)))),
-            (3, left.map(|left| format!("{} left", time_left(left / rate)))),
+            (3, left.map(|left| format!("{} left", time_left((left / rate).max(1))))),
             (4, self.peers.filter(|peers| *peers > 0).map(|peers| count(peers, "peer", "peers"))),
             (if is_counted { 6 } else { 1 }, Some(self.doing.to_owned())),
         ];

@@ -105,7 +105,8 @@ impl Daemon {
                     Payload::Reveal(reveal) => Some(reveal),
                     _ => None,
                 });
-                let trees = reveals.flat_map(|reveal| std::iter::once(&reveal.outcome).chain(reveal.again.as_deref()).filter_map(|one| one.tree()));
+                let trees =
+                    reveals.flat_map(|reveal| std::iter::once(&reveal.outcome).chain(reveal.again.as_deref()).filter_map(|one| one.tree()));
                 trees.collect::<BTreeSet<_>>()
             })
             .unwrap_or_default();
