@@ -241,11 +241,11 @@ impl<'a> Fetch<'a> {
     }
 
     /// The finished blob, once every unit is here; while somebody is `at_work`, once every one is counted as well: a unit is kept
-    /// a moment before who brought it says so.
+    /// a moment before who brought it says so. Where somebody else completed it, nothing more can come.
     fn finished(&self, at_work: bool) -> Option<PartialBlob> {
         let state = self.state();
         let attempt = state.attempt.as_ref().filter(|attempt| attempt.partial.is_complete())?;
-        (!at_work || attempt.schedule.is_finished()).then(|| attempt.partial.clone())
+        (!at_work || attempt.schedule.is_finished() || attempt.partial.has_ended()).then(|| attempt.partial.clone())
     }
 
     /// Whether the blob is known to be too large to come with the first answer.

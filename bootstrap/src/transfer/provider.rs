@@ -433,6 +433,7 @@ impl<'a> Provider<'a> {
     /// next.
     fn keep(&self, range: ByteRange, bytes: Vec<u8>, form: Form) -> impl Future<Output = Result<Vec<u8>, Lost>> + Send + use<'a> {
         let (fetch, node, partial, expected) = (self.fetch, self.node, self.partial.clone(), self.encoded(range));
+        let written = partial.clone();
         let writing = blocking(*fetch.hash(), move || {
             let bytes = match form {
                 Form::Plain => bytes,
@@ -454,8 +455,11 @@ impl<'a> Provider<'a> {
                 Err(FetchError::Store { source, .. }) if source.is_peers_fault() => {
                     Err(Lost::Misbehaved(Misbehaviour::WrongBytes(source.to_string())))
                 }
-                // Another fetch or an import completed it meanwhile.
-                Err(FetchError::Store { source: PartialError::Ended(_), .. }) => Ok(Vec::new()),
+                // An import, or somebody who pushes it here, completed it meanwhile. What was discarded can't go on.
+                Err(FetchError::Store { source: PartialError::Ended(_), .. }) if written.is_complete() => {
+                    fetch.done(node, range);
+                    Ok(Vec::new())
+                }
                 Err(error) => Err(Lost::Fatal(error)),
             }
         }

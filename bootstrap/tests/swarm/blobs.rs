@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use barnraiser_bootstrap::{FetchError, FetchProgress, FetchRequest, Limits, Misbehaviour, Topic};
+use barnraiser_bootstrap::{FetchError, FetchProgress, FetchRequest, Limits, Misbehaviour, Rates, Topic};
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::transfer::spread::{COPIES_A_PERIOD, PERIOD};
+use barnraiser_store::geometry::{unit_count, unit_range};
 use barnraiser_store::{Durability, UNIT_BYTES};
 use tokio::sync::watch;
 
@@ -402,4 +403,30 @@ async fn what_is_rationed_is_given_to_so_many_within_a_minute_and_the_next_one_f
     let report = last.net.fetch(request(hash, &[author.id(), takers[0].id()]), None).await.unwrap();
     assert_eq!(report.bytes_by_peer.into_keys().collect::<Vec<_>>(), [takers[0].id()]);
     assert_eq!(last.blob(&hash), content);
+}
+
+/// Somebody who pushes the blob here shares what has come with the fetch, and may be through first.
+#[tokio::test(flavor = "multi_thread")]
+async fn fetch_ends_when_somebody_else_completes_the_blob() {
+    log();
+    let slow = Limits { rates: Rates { up: Some(4 << 20), ..Rates::default() }, ..Limits::default() };
+    let (provider, fetcher) = (Node::with_limits(&[TCP], slow).await, Node::new(&[TCP]).await);
+    fetcher.net.dial(provider.id(), provider.net.addresses().await).await.unwrap();
+    let content = bytes(64 * MIB, 7);
+    let hash = provider.add_blob(&content);
+    let (progress, mut seen) = watch::channel(FetchProgress::default());
+    let (net, from) = (fetcher.net.clone(), provider.id());
+    let fetch = tokio::spawn(async move { net.fetch(request(hash, &[from]), Some(progress)).await });
+    seen.wait_for(|progress| progress.verified >= 2 * UNIT_BYTES).await.unwrap();
+    let partial = fetcher.store.partial(&hash, content.len() as u64).unwrap();
+    for unit in 0..unit_count(partial.length()) {
+        let range = unit_range(unit, partial.length());
+        let mut encoded = Vec::new();
+        provider.store.encode_ranges(&hash, range.clone(), &mut encoded).unwrap();
+        partial.write_unit(range, &encoded).unwrap();
+    }
+    partial.complete(Durability::Announced).unwrap();
+    let report = tokio::time::timeout(DEADLINE, fetch).await.expect("it ends").unwrap().unwrap();
+    assert!(report.bytes_by_peer[&from] < report.length / 2, "{report:?}");
+    assert_eq!(fetcher.blob(&hash), content);
 }

@@ -250,6 +250,11 @@ impl PartialBlob {
         self.units().is_complete()
     }
 
+    /// Whether somebody has completed or discarded it: nothing can be added any more.
+    pub fn has_ended(&self) -> bool {
+        self.units().ended
+    }
+
     /// Adds the unit with the bytes `range` from its bao encoding, as [`Store::encode_ranges`] writes it. Everything is
     /// checked first; of bytes that are not proven, nothing is kept. A unit that is here already is checked no more.
     ///
