@@ -168,18 +168,26 @@ impl Daemon {
     }
 
     /// All holders of a network that are known now, without this node: its entry servers that hold, and members that say so by
-    /// a record, which they do only where they can be reached.
+    /// a record, which they do only where they can be reached. Of one operator's machines only one, since they may all go at
+    /// once; none where this node is one of them.
     pub(super) async fn known_holders(&self, network: NetworkId) -> BTreeSet<NodeId> {
         let met = self.net.holders(network).await.unwrap_or_default();
         let mut holders: BTreeSet<NodeId> = met.into_iter().filter(|holder| holder.entry).map(|holder| holder.node).collect();
+        let own = self.node();
         let said = self.engines.ask(&network, |engine| {
+            let members = engine.members();
             let present: BTreeSet<NodeId> = engine.board().presences().map(|(node, ..)| node).collect();
             let have = engine.board().of_kind(Kind::Have).map(|record| NodeId(record.author_key()));
-            let have = have.filter(|node| present.contains(node));
-            have.filter(|node| engine.is_member(node)).collect::<BTreeSet<_>>()
+            let mut by_operator = BTreeMap::new();
+            for node in have.filter(|node| present.contains(node) && engine.is_member(node)) {
+                let of_operator = by_operator.entry(members.operator_of(&node)).or_insert(node);
+                // This node before others, then always the same one.
+                *of_operator = if node == own || *of_operator == own { own } else { node.min(*of_operator) };
+            }
+            by_operator.into_values().collect::<BTreeSet<_>>()
         });
         holders.extend(said.unwrap_or_default());
-        holders.remove(&self.node());
+        holders.remove(&own);
         holders
     }
 
