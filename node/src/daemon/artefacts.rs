@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use barnraiser_bootstrap::{BlobAccess, FetchProgress, FetchReport, FetchRequest};
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
@@ -14,6 +15,11 @@ use super::Daemon;
 
 /// The greatest blob that is fetched: a file system image of a large device.
 pub(super) const BLOB_BYTES_MAX: u64 = 64 << 30;
+
+/// How long a person's fetch waits for the first member that this node connects to, ...
+const MEETING_TIME: Duration = Duration::from_secs(10);
+/// ... and how often it looks.
+const MEETING_LOOK: Duration = Duration::from_millis(200);
 
 /// So many blobs are remembered as wanted by all: more than there are live batches. A graph that is forgotten is served like
 /// any other blob.
@@ -139,8 +145,20 @@ impl Daemon {
                 Err(error) => tracing::debug!(%hash, %error, "looking for others who have it"),
             }
         }
+        if progress.is_some() {
+            self.meet_members(network).await;
+        }
         providers.extend(self.net.who_has(network, hash).await.into_iter().filter(|node| *node != self.node()));
         Ok(self.net.fetch(request(&providers), progress).await?)
+    }
+
+    /// Waits until a member of the network is connected: who has just started its node is not told that nobody has anything.
+    /// Not for long, since there may be none.
+    async fn meet_members(&self, network: NetworkId) {
+        let deadline = Instant::now() + MEETING_TIME;
+        while Instant::now() < deadline && !self.net.peers().await.iter().any(|peer| peer.networks.contains(&network)) {
+            tokio::time::sleep(MEETING_LOOK).await;
+        }
     }
 
     /// Fetches a blob of at most `limit` bytes and reads it.
