@@ -176,7 +176,8 @@ impl Shared {
     }
 
     /// Whether something goes on with the peer, on whichever connection: while blobs move over the bulk one, the control
-    /// connection stays, though nothing moves there. Both ends see to it, since either could close it.
+    /// connection stays, though nothing moves there. Both ends see to it, since either could close it. It says nothing about a
+    /// bulk connection that we dialled: that one would keep itself open for ever.
     fn is_used(&self) -> bool {
         self.bulk.load(Ordering::Relaxed) || self.slots.available_permits() < STREAMS_PER_PEER
     }
@@ -266,9 +267,9 @@ impl Behaviour {
         self.forget_if_unused(&peer);
     }
 
-    fn handler(&mut self, peer: PeerId, address: &Multiaddr) -> Handler {
+    fn handler(&mut self, peer: PeerId, address: &Multiaddr, own_bulk: bool) -> Handler {
         let shared = self.shared.entry(peer).or_insert_with(|| Arc::new(Shared::new()));
-        Handler::new(peer, address.clone(), self.protocols.clone(), shared.clone(), self.accept.clone())
+        Handler::new(peer, address.clone(), own_bulk, self.protocols.clone(), shared.clone(), self.accept.clone())
     }
 
     fn note_bulk(&self, peer: &PeerId, open: bool) {
@@ -421,18 +422,19 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         remote_addr: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, remote_addr))
+        Ok(self.handler(peer, remote_addr, false))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
         addr: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, addr))
+        let own_bulk = self.bulk.contains(&id);
+        Ok(self.handler(peer, addr, own_bulk))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
