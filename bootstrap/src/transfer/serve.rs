@@ -28,6 +28,9 @@ use crate::traffic::{Pace, pack};
 
 /// A stream on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// The buffers of a stream on which nothing is asked for so long are dropped: nothing counts them, and a peer that fetches asks
+/// for the next unit before it has the last.
+const SPARE_TIME: Duration = Duration::from_secs(1);
 /// A peer that takes nothing for so long is let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request waits for its turn before the answer is "busy".
@@ -94,7 +97,7 @@ async fn requests(context: &Arc<Context>, peer: PeerId, node: NodeId, stream: St
     let preparing = async {
         // Dropped at the end: then no more is sent.
         let ready = ready;
-        while let Some(request) = next_request(&mut reader, &unsent).await? {
+        while let Some(request) = next_request(&mut reader, &unsent, || lock().clear()).await? {
             unsent.fetch_add(1, Ordering::Relaxed);
             let buffer = lock().pop().unwrap_or_default();
             let prepared = prepare(context, node, request, relayed, measured.load(Ordering::Relaxed), buffer).await;
@@ -132,14 +135,24 @@ fn measure(measured: &AtomicU64, bytes: usize, time: Duration) {
     }
 }
 
-/// The next request; the peer may be silent for long only where it waits for nothing.
-async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsize) -> Result<Option<Request>, FrameError> {
+/// The next request; the peer may be silent for long only where it waits for nothing. While there is none, `resting` is called
+/// now and then.
+async fn next_request(
+    reader: &mut (impl AsyncRead + Unpin),
+    unsent: &AtomicUsize,
+    resting: impl Fn(),
+) -> Result<Option<Request>, FrameError> {
     let mut reading = pin!(frame::read::<Request>(reader, FRAME_BYTES_MAX));
+    let mut idle = Duration::ZERO;
     loop {
-        match tokio::time::timeout(IDLE, &mut reading).await {
-            Ok(request) => return request,
-            Err(_) if unsent.load(Ordering::Relaxed) > 0 => {}
-            Err(_) => return Err(FrameError::Stalled(IDLE)),
+        if let Ok(request) = tokio::time::timeout(SPARE_TIME, &mut reading).await {
+            return request;
+        }
+        // Each time: what is still being sent comes to the spare ones later.
+        resting();
+        idle = if unsent.load(Ordering::Relaxed) > 0 { Duration::ZERO } else { idle + SPARE_TIME };
+        if idle >= IDLE {
+            return Err(FrameError::Stalled(IDLE));
         }
     }
 }
