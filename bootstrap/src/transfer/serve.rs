@@ -40,6 +40,8 @@ const QUEUE_TIME: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// It looks by itself so often whether there is: not everything that brings units says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Two looks are so far apart at least: every unit that is verified, of whichever blob, would have all that wait look.
+const LOOK_APART: Duration = Duration::from_millis(100);
 
 /// Answers requests until the peer closes the stream, breaks the protocol, or is silent for a minute.
 pub(crate) async fn serve(context: Arc<Context>, inbound: Inbound) {
@@ -172,7 +174,10 @@ async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed
         }
         return without_data(difference::chunks(context, node, *hash).await);
     }
-    if let Request::Wait { hash, units } = &request {
+    // Where no room is to wait, it is answered at once, in turn with all others.
+    if let Request::Wait { hash, units } = &request
+        && let Some(_waiting) = context.waits.begin(node)
+    {
         return without_data(more(context, *hash, *units).await);
     }
     let Ok(Some(room)) = tokio::time::timeout(QUEUE_TIME, context.serving(&node)).await else {
@@ -208,6 +213,7 @@ async fn more(context: &Context, hash: BlobHash, units: u64) -> Answer {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         let verified = context.verified.notified();
+        let looked = Instant::now();
         let (store, traffic) = (context.config.store.clone(), context.traffic.clone());
         let found = tokio::task::spawn_blocking(move || match find(&store, &hash, &|length| traffic.keeps_back(length)) {
             Ok((available, held)) => Answer::Found { length: available.length, held, data: Data::Nothing },
@@ -221,6 +227,8 @@ async fn more(context: &Context, hash: BlobHash, units: u64) -> Answer {
             () = verified => {}
             () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)) => {}
         }
+        // What comes meanwhile is seen by the next look.
+        tokio::time::sleep_until(deadline.min(looked + LOOK_APART)).await;
     }
 }
 
@@ -267,7 +275,7 @@ fn answer(
                 Err(error) => unreadable(hash, &error),
             };
         }
-        Request::Have { .. } => return (Answer::Found { length, held, data: Data::Nothing }, None),
+        Request::Have { .. } | Request::Wait { .. } => return (Answer::Found { length, held, data: Data::Nothing }, None),
         Request::Get { range, .. } => *range,
         Request::Any { wanted, .. } => {
             let is_here = |unit: &u64| {
@@ -279,7 +287,7 @@ fn answer(
             ByteRange { start: range.start, end: range.end }
         }
         Request::Pieces { ranges, .. } if available.complete => return difference::pieces(store, hash, ranges, length),
-        Request::Pieces { .. } | Request::Chunks { .. } | Request::Wait { .. } => return (Answer::NotFound, None),
+        Request::Pieces { .. } | Request::Chunks { .. } => return (Answer::NotFound, None),
     };
     let nothing = range.length() == 0 && range != whole;
     if range.end > length || range.length() > GET_BYTES_MAX || nothing || !held.covers(&range) {
