@@ -35,9 +35,14 @@ const RETRY_MAX: Duration = Duration::from_secs(600);
 const REST_LOOK: Duration = Duration::from_secs(60);
 /// As many holders are tried for one thing in one go.
 const TRIED_MAX: usize = 8;
-/// A holder that failed is left alone for so many times as long as the push in vain took, at least: it gets no more than that part
-/// of the time that all others could have.
+/// A holder that failed is left alone for so many times as long as the push in vain took, at least: one that wastes time gets no
+/// more than a quarter of it ...
 const LEFT_ALONE_TIMES: u32 = 3;
+/// ... in the long run: after the first failure for twice this at the most, twice as long each time, up to 2^7 times. It may be
+/// this node's line that is slow, which has brought a part then and goes on soon.
+const LEFT_ALONE_MAX: Duration = Duration::from_secs(600);
+/// When it has not failed again for so long, it is forgotten that it did.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Why something was not pushed.
 #[derive(Debug, thiserror::Error)]
@@ -79,16 +84,17 @@ impl Failing {
     fn failed(&mut self, holder: NodeId, now: Timestamp, took: Duration) {
         let left = self.0.entry(holder).or_insert(LeftAlone { failures: 0, until: now });
         left.failures = left.failures.saturating_add(1);
-        left.until = now + wait_after(left.failures).max(took.saturating_mul(LEFT_ALONE_TIMES));
+        let wasted = took.saturating_mul(LEFT_ALONE_TIMES).min(LEFT_ALONE_MAX.saturating_mul(1 << left.failures.min(7)));
+        left.until = now + wait_after(left.failures).max(wasted);
     }
 
     fn took(&mut self, holder: &NodeId) {
         self.0.remove(holder);
     }
 
-    /// Forgets those that have been left alone for so long that they begin anew.
+    /// Forgets those that begin anew.
     fn tidy(&mut self, now: Timestamp) {
-        self.0.retain(|_, left| now < left.until + RETRY_MAX);
+        self.0.retain(|_, left| now < left.until + FORGOTTEN_AFTER);
     }
 }
 
@@ -309,8 +315,13 @@ mod tests {
         assert!(failing.is_left_alone(&holder, now + RETRY_MAX * 2));
         failing.took(&holder);
         assert!(!failing.is_left_alone(&holder, now));
-        failing.failed(holder, now, second);
-        failing.tidy(now + RETRY_MAX * 2);
+        failing.failed(holder, now, second * 24 * 3600);
+        assert!(!failing.is_left_alone(&holder, now + LEFT_ALONE_MAX * 2), "the first time for twenty minutes at most");
+        failing.failed(holder, now, second * 24 * 3600);
+        assert!(failing.is_left_alone(&holder, now + LEFT_ALONE_MAX * 2));
+        failing.tidy(now + FORGOTTEN_AFTER);
+        assert!(!failing.0.is_empty());
+        failing.tidy(now + FORGOTTEN_AFTER + LEFT_ALONE_MAX * 4);
         assert!(failing.0.is_empty());
     }
 }
