@@ -1,5 +1,7 @@
 //! A node's id and its libp2p PeerId are the same ed25519 key in two spellings.
 
+use std::net::IpAddr;
+
 use barnraiser_protocol::id::NodeId;
 use barnraiser_protocol::keys::SecretKey;
 use libp2p::identity::{DecodingError, Keypair, PublicKey, ed25519};
@@ -61,6 +63,16 @@ pub fn is_loopback(address: &Multiaddr) -> bool {
     }
 }
 
+/// The IP address that `address` begins with; none of a name or of anything else. One of version 4 in the clothes of version 6 is
+/// the one of version 4.
+pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => Some(ip.into()),
+        Some(Protocol::Ip6(ip)) => Some(IpAddr::from(ip).to_canonical()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -76,5 +88,14 @@ mod tests {
         let address: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
         assert_eq!(without_peer(with_peer(address.clone(), peer)), address);
         assert!(is_loopback(&address) && !is_relayed(&address));
+    }
+
+    #[test]
+    fn only_an_address_that_begins_with_an_ip_has_one() {
+        let ip = |text: &str| ip_of(&text.parse().unwrap());
+        let four = Some("192.0.2.1".parse().unwrap());
+        assert_eq!((ip("/ip4/192.0.2.1/tcp/1"), ip("/ip6/::ffff:192.0.2.1/udp/1/quic-v1")), (four, four));
+        assert_eq!(ip("/ip6/2001:db8::1/tcp/1"), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!((ip("/dns4/example.org/tcp/1"), ip("/memory/1")), (None, None));
     }
 }

@@ -23,7 +23,8 @@ use crate::sync::{self, Answering, SyncError, SyncReport};
 use crate::topic::Topic;
 use crate::traffic::Traffic;
 use crate::transfer::{
-    self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, Lapses, Making, PushError, PushReport, PushRequest, SeedChoice,
+    self, Differences, FetchError, FetchProgress, FetchReport, FetchRequest, Lapses, Making, PushError, PushReport, PushRequest,
+    SeedChoice, Waits,
 };
 
 /// Why the network could not be started.
@@ -125,6 +126,8 @@ pub(crate) struct Context {
     serving_by_peer: Mutex<BTreeMap<NodeId, Weak<Semaphore>>>,
     /// A unit of some blob was verified, or a fetch ended: whoever waits for more of one should look again.
     pub(crate) verified: Notify,
+    /// Who waits for that.
+    pub(crate) waits: Waits,
     /// How often units were sent.
     pub(crate) given: Arc<Mutex<Given>>,
     /// Held while a chunk list is made, which reads a whole blob.
@@ -171,6 +174,7 @@ impl Context {
             serving: Arc::new(Semaphore::new(serving)),
             serving_by_peer: Mutex::default(),
             verified: Notify::new(),
+            waits: Waits::default(),
             given: Arc::default(),
             chunking: Arc::new(Semaphore::new(1)),
             making: Mutex::default(),

@@ -74,6 +74,8 @@ pub struct Handler {
     peer: PeerId,
     address: Multiaddr,
     relayed: bool,
+    /// Whether it is a bulk connection that we dialled.
+    own_bulk: bool,
     protocols: Arc<[StreamProtocol]>,
     shared: Arc<Shared>,
     accept: mpsc::Sender<Inbound>,
@@ -85,12 +87,13 @@ impl Handler {
     pub(super) fn new(
         peer: PeerId,
         address: Multiaddr,
+        own_bulk: bool,
         protocols: Arc<[StreamProtocol]>,
         shared: Arc<Shared>,
         accept: mpsc::Sender<Inbound>,
     ) -> Self {
         let relayed = is_relayed(&address);
-        Self { peer, address, relayed, protocols, shared, accept, openings: VecDeque::new(), keep_alive: false }
+        Self { peer, address, relayed, own_bulk, protocols, shared, accept, openings: VecDeque::new(), keep_alive: false }
     }
 
     /// Queues an incoming stream, or resets it by dropping it.
@@ -119,7 +122,8 @@ impl ConnectionHandler for Handler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        self.keep_alive || !self.openings.is_empty() || self.shared.is_used()
+        // Streams keep their connection open by themselves.
+        self.keep_alive || !self.openings.is_empty() || (!self.own_bulk && self.shared.is_used())
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Upgrade, Opening, Infallible>> {
@@ -162,5 +166,31 @@ impl ConnectionHandler for Handler {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn bulk_connection_keeps_the_control_connection_open_and_not_itself() {
+        let (shared, peer, address) = (Arc::new(Shared::new()), PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse::<Multiaddr>().unwrap());
+        let (accept, _inbound) = mpsc::channel(1);
+        let handler = |own_bulk| Handler::new(peer, address.clone(), own_bulk, Arc::from([]), shared.clone(), accept.clone());
+        let (control, mut bulk) = (handler(false), handler(true));
+        assert!(!control.connection_keep_alive() && !bulk.connection_keep_alive(), "nothing goes on");
+        shared.bulk.store(true, Ordering::Relaxed);
+        assert!(control.connection_keep_alive());
+        assert!(!bulk.connection_keep_alive(), "an idle one closes");
+        // Nor does a stream that the peer has open on another connection.
+        let _slot = shared.slots.clone().try_acquire_owned().unwrap();
+        assert!(!bulk.connection_keep_alive());
+        let (reply, _answer) = oneshot::channel();
+        bulk.on_behaviour_event(ToHandler::Open(Opening { peer, protocol: StreamProtocol::new("/test/substream"), reply }));
+        assert!(bulk.connection_keep_alive(), "a stream is being opened");
     }
 }

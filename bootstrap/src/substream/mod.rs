@@ -14,6 +14,7 @@ pub mod frame;
 mod handler;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -33,7 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 pub use control_only::ControlOnly;
 use handler::{Handler, Opening, ToHandler};
 
-use crate::identity::{is_relayed, without_peer};
+use crate::identity::{ip_of, is_relayed, without_peer};
 
 /// The most streams that one peer may have open to us; a fetcher uses two.
 const STREAMS_PER_PEER: usize = 16;
@@ -55,6 +56,20 @@ pub enum Lane {
     Control,
     /// A connection of its own, dialled where there is none; never relayed. Needs a control connection.
     Bulk,
+    /// As [`Lane::Bulk`], dialled at those of the peer's addresses only that have this IP: what a peer says of itself is no reason
+    /// to connect to somebody else.
+    BulkAt(IpAddr),
+}
+
+impl Lane {
+    /// Whether a bulk connection in this lane may be dialled at `address`.
+    fn dials(self, address: &Multiaddr) -> bool {
+        match self {
+            Self::Control => false,
+            Self::Bulk => !is_relayed(address),
+            Self::BulkAt(ip) => !is_relayed(address) && ip_of(address) == Some(ip),
+        }
+    }
 }
 
 /// Why a stream was not opened.
@@ -176,7 +191,8 @@ impl Shared {
     }
 
     /// Whether something goes on with the peer, on whichever connection: while blobs move over the bulk one, the control
-    /// connection stays, though nothing moves there. Both ends see to it, since either could close it.
+    /// connection stays, though nothing moves there. Both ends see to it, since either could close it. It says nothing about a
+    /// bulk connection that we dialled: that one would keep itself open for ever.
     fn is_used(&self) -> bool {
         self.bulk.load(Ordering::Relaxed) || self.slots.available_permits() < STREAMS_PER_PEER
     }
@@ -266,9 +282,9 @@ impl Behaviour {
         self.forget_if_unused(&peer);
     }
 
-    fn handler(&mut self, peer: PeerId, address: &Multiaddr) -> Handler {
+    fn handler(&mut self, peer: PeerId, address: &Multiaddr, own_bulk: bool) -> Handler {
         let shared = self.shared.entry(peer).or_insert_with(|| Arc::new(Shared::new()));
-        Handler::new(peer, address.clone(), self.protocols.clone(), shared.clone(), self.accept.clone())
+        Handler::new(peer, address.clone(), own_bulk, self.protocols.clone(), shared.clone(), self.accept.clone())
     }
 
     fn note_bulk(&self, peer: &PeerId, open: bool) {
@@ -281,7 +297,7 @@ impl Behaviour {
         let OpenRequest { peer, lane, opening } = request;
         let state = self.peers.entry(peer).or_default();
         let Some(control) = state.control.first() else {
-            if lane == Lane::Bulk {
+            if lane != Lane::Control {
                 opening.fail(OpenError::Unreachable { peer, reason: "not connected".into() });
             } else if state.waiting.len() >= WAITING_MAX {
                 opening.fail(OpenError::Overloaded(peer));
@@ -301,17 +317,19 @@ impl Behaviour {
             Bulk::Dialling { .. } => opening.fail(OpenError::Overloaded(peer)),
             Bulk::None if control.relayed => opening.fail(OpenError::Relayed(peer)),
             Bulk::None => {
-                let mut addresses: Vec<Multiaddr> = state.control.iter().filter_map(|c| c.dialled.clone()).collect();
+                let dialled = state.control.iter().filter_map(|c| c.dialled.clone());
+                let mut addresses: Vec<Multiaddr> = dialled.filter(|address| lane.dials(address)).collect();
                 let mut known: Vec<Multiaddr> = self.addresses.get(&peer).map(without_peer).collect();
                 // TCP before QUIC: the kernel moves its bytes, which costs a fraction of the processor time.
                 known.sort_by_key(|address| address.to_string().contains("/quic"));
                 for address in known {
-                    if !is_relayed(&address) && !addresses.contains(&address) {
+                    if lane.dials(&address) && !addresses.contains(&address) {
                         addresses.push(address);
                     }
                 }
                 if addresses.is_empty() {
-                    return opening.fail(OpenError::Unreachable { peer, reason: "none of its addresses is known".into() });
+                    return opening
+                        .fail(OpenError::Unreachable { peer, reason: "none of its addresses is known that may be dialled".into() });
                 }
                 let opts = DialOpts::peer_id(peer)
                     .condition(PeerCondition::Always)
@@ -421,18 +439,19 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         remote_addr: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, remote_addr))
+        Ok(self.handler(peer, remote_addr, false))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         peer: PeerId,
         addr: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, addr))
+        let own_bulk = self.bulk.contains(&id);
+        Ok(self.handler(peer, addr, own_bulk))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -465,6 +484,31 @@ impl NetworkBehaviour for Behaviour {
                 // Every opener is gone, and so is the need for streams.
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_asks_to_be_dialled_is_dialled_where_it_comes_from_and_nowhere_else() {
+        let at: Multiaddr = "/ip4/192.0.2.7/tcp/50000".parse().unwrap();
+        let (lane, bulk) = (Lane::BulkAt(ip_of(&at).unwrap()), Lane::Bulk);
+        let relay = format!("/ip4/192.0.2.7/tcp/1/p2p/{}/p2p-circuit", PeerId::random());
+        for (address, any, here) in [
+            ("/ip4/192.0.2.7/tcp/4001", true, true),
+            ("/ip4/192.0.2.7/udp/4001/quic-v1", true, true),
+            ("/ip4/192.0.2.8/tcp/4001", true, false),
+            ("/ip4/127.0.0.1/tcp/22", true, false),
+            ("/ip4/10.0.0.1/tcp/80", true, false),
+            ("/dns4/example.org/tcp/4001", true, false),
+            (relay.as_str(), false, false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!((bulk.dials(&address), lane.dials(&address)), (any, here), "{address}");
         }
     }
 }

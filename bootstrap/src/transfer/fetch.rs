@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use barnraiser_protocol::id::{BlobHash, NodeId};
 use barnraiser_protocol::transfer::keeping::ranked;
-use barnraiser_protocol::transfer::preference::Preference;
+use barnraiser_protocol::transfer::preference::{LATE_AFTER, Preference};
 use barnraiser_protocol::transfer::{ByteRange, Held, INLINE_BYTES_MAX, Next, Schedule, end_of};
 use barnraiser_store::geometry::{unit_count, unit_range};
 use barnraiser_store::{PartialBlob, PartialError, UNIT_BYTES, check_length};
@@ -174,11 +174,15 @@ impl<'a> Fetch<'a> {
                 let age = attempt.started.elapsed();
                 preference.said(&node, *held == Held::All);
                 match preference.waits(&node, age).filter(|_| !attempt.schedule.is_finished()) {
-                    Some(until) => {
-                        // That it gives nothing now is no fault of its own.
-                        places.spared(&node, Instant::now());
-                        (Next::Wait(Some(until)), age)
-                    }
+                    Some(until) => match attempt.schedule.take_over(node, held, age, LATE_AFTER) {
+                        // The fetch would hang on it.
+                        late @ Next::Unit(_) => (late, age),
+                        _ => {
+                            // That it gives nothing now is no fault of its own.
+                            places.spared(&node, Instant::now());
+                            (Next::Wait(Some(until)), age)
+                        }
+                    },
                     None => (attempt.schedule.next(node, held, age), age),
                 }
             }
@@ -189,13 +193,13 @@ impl<'a> Fetch<'a> {
 
     pub(super) fn done(&self, node: NodeId, range: ByteRange) {
         let mut state = self.state();
-        let first = state.attempt.as_mut().is_some_and(|attempt| {
+        let first = state.attempt.as_mut().and_then(|attempt| {
             let age = attempt.started.elapsed();
-            attempt.schedule.done(&node, range.start, age)
+            attempt.schedule.done(&node, range.start, age).then_some(age)
         });
-        if first {
+        if let Some(age) = first {
             *state.bytes_by_peer.entry(node).or_default() += range.length();
-            state.preference.delivered(&node, range.length());
+            state.preference.delivered(&node, range.length(), age);
         }
         // One that comes second was no lie.
         state.places.gave(&node, Instant::now());

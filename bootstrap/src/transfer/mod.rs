@@ -14,6 +14,7 @@ mod places;
 mod provider;
 mod push;
 mod serve;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub(crate) use lapses::Lapses;
 pub(crate) use push::push;
 pub use push::{PushError, PushReport, PushRequest};
 pub(crate) use serve::serve;
+pub(crate) use waits::Waits;
 
 pub(crate) const PROTOCOL: StreamProtocol = StreamProtocol::new(BLOB_PROTOCOL);
 

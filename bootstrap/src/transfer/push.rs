@@ -22,7 +22,7 @@ use crate::event::Misbehaviour;
 use crate::net::{Context, NetError};
 use crate::substream::frame::{self, FrameError, within};
 use crate::substream::{Lane, OpenError};
-use crate::traffic::Pace;
+use crate::traffic::{Pace, Rates};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new(PUSH_PROTOCOL);
 /// The longest that a holder may take to say what it wants: it may have to sync gigabytes, or prove them after a restart.
@@ -31,6 +31,15 @@ const ANSWER_TIME: Duration = Duration::from_secs(300);
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// As many turns of one offer may leave as much wanted as before.
 const VAIN_TURNS_MAX: u32 = 2;
+/// Of one offer so many times its bytes are sent at the most, ...
+const SENT_TIMES_MAX: u64 = 2;
+/// ... and so many beside, for units that came to harm: a holder that wants a little less each time would have it all sent for ever.
+const SENT_BESIDE_MAX: u64 = 64 << 20;
+/// The longest that a push may take, ...
+const PUSH_TIME: Duration = Duration::from_secs(600);
+/// ... and the time for its bytes at this rate, in bytes a second, or half of what the owner lets travel where that is less. A line
+/// that is slower goes on in the next push: what was taken is not sent again.
+const PUSH_RATE_MIN: u64 = 64 << 10;
 /// The longest that connecting to a holder may take, its addresses looked up if need be.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -102,9 +111,8 @@ pub enum PushError {
 /// Pushes, offer by offer. See [`crate::Net::push`].
 pub(crate) async fn push(context: &Arc<Context>, request: &PushRequest) -> Result<PushReport, PushError> {
     let holder = request.holder;
-    let mut report = PushReport::default();
     if request.blobs.is_empty() {
-        return Ok(report);
+        return Ok(PushReport::default());
     }
     request.blobs.iter().try_for_each(|(_, length)| check_traffic(context, *length))?;
     let connect = tokio::time::timeout(CONNECT_TIMEOUT, context.connect(holder, request.addresses.clone()));
@@ -113,6 +121,20 @@ pub(crate) async fn push(context: &Arc<Context>, request: &PushRequest) -> Resul
         .unwrap_or_else(|_| Err(NetError::Unreachable { node: holder, reason: format!("no answer within {CONNECT_TIMEOUT:?}") }))?;
     let total: u64 = request.blobs.iter().map(|(_, length)| length).sum();
     let lane = if total <= INLINE_BYTES_MAX { Lane::Control } else { Lane::Bulk };
+    let most = time_for(context.traffic.rates(), total);
+    let late = |_| PushError::Ended { holder, reason: format!("it took longer than {} s for {total} bytes", most.as_secs()) };
+    tokio::time::timeout(most, offers(context, request, peer, lane)).await.map_err(late)?
+}
+
+/// How long a push of so many bytes may take.
+fn time_for(rates: &Rates, bytes: u64) -> Duration {
+    let own = [rates.up, rates.up_per_peer].into_iter().flatten().map(|rate| rate / 2);
+    let rate = own.fold(PUSH_RATE_MIN, u64::min).max(1);
+    PUSH_TIME.saturating_add(Duration::from_secs(bytes / rate))
+}
+
+async fn offers(context: &Arc<Context>, request: &PushRequest, peer: PeerId, lane: Lane) -> Result<PushReport, PushError> {
+    let (holder, mut report) = (request.holder, PushReport::default());
     let stream = context.opener.open(peer, PROTOCOL, lane).await?;
     let (mut reader, mut writer) = stream.split();
     for blobs in request.blobs.chunks(OFFERED_MAX) {
@@ -176,6 +198,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Offering<'_, R, W> {
         let blobs = BoundedVec::try_from(offered).unwrap_or_default();
         within(stall, frame::write(self.writer, &Pushed::Offer { blobs, part_of })).await?;
         let (mut wanted_before, mut in_vain) = (u64::MAX, 0);
+        let offered = self.blobs.iter().map(|(_, length)| *length).fold(0, u64::saturating_add);
+        let sent_max = self.report.sent.saturating_add(most_sent(offered));
         let mut wants = Self::answer(self.holder, self.reader).await?;
         loop {
             if wants.len() != self.blobs.len() {
@@ -187,7 +211,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Offering<'_, R, W> {
             }
             let wanted: u64 = units.iter().map(|(_, range)| range.length()).sum();
             in_vain = if wanted < wanted_before { 0 } else { in_vain + 1 };
-            if in_vain > VAIN_TURNS_MAX {
+            if in_vain > VAIN_TURNS_MAX || self.report.sent.saturating_add(wanted) > sent_max {
                 return Err(Fault::OutOfTurn("the same units wanted again and again"));
             }
             wanted_before = wanted;
@@ -270,6 +294,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Offering<'_, R, W> {
     }
 }
 
+/// How many bytes of an offer of so many are sent at the most.
+const fn most_sent(offered: u64) -> u64 {
+    offered.saturating_mul(SENT_TIMES_MAX).saturating_add(SENT_BESIDE_MAX)
+}
+
 /// Whether a blob of this length may travel now.
 fn check_traffic(context: &Context, length: u64) -> Result<(), PushError> {
     match context.traffic.resting().filter(|_| context.traffic.keeps_back(length)) {
@@ -320,4 +349,34 @@ fn encode(store: &Store, hash: &BlobHash, range: ByteRange) -> Result<Vec<u8>, P
     let read = store.encode_ranges(hash, range.start..range.end, &mut bytes);
     read.map_err(|error| PushError::Here { hash: *hash, reason: error.to_string() })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn push_is_given_time_by_its_length_and_by_what_the_owner_allows() {
+        const GIB: u64 = 1 << 30;
+        let free = Rates::default();
+        assert_eq!(time_for(&free, 0), PUSH_TIME);
+        assert_eq!(time_for(&free, GIB), PUSH_TIME + Duration::from_secs(GIB / PUSH_RATE_MIN));
+        let slow = Rates { up_per_peer: Some(PUSH_RATE_MIN / 4), ..free };
+        assert_eq!(time_for(&slow, GIB), PUSH_TIME + Duration::from_secs(8 * GIB / PUSH_RATE_MIN), "half of that rate");
+        assert_eq!(time_for(&Rates { up: Some(100 * GIB), ..free }, GIB), time_for(&free, GIB));
+    }
+
+    /// One of n units that is wanted anew with one unit less each time was sent n²/2 times.
+    #[test]
+    fn offer_is_not_sent_for_ever_to_one_that_wants_a_little_less_each_time() {
+        for units in [1, 100, 4096] {
+            let offered = units * UNIT_BYTES;
+            let (mut sent, mut wanted) = (0, offered);
+            while wanted > 0 && sent + wanted <= most_sent(offered) {
+                sent += wanted;
+                wanted -= UNIT_BYTES;
+            }
+            assert!(sent >= offered && sent <= 2 * offered + SENT_BESIDE_MAX, "{sent} of {offered}");
+        }
+    }
 }

@@ -28,6 +28,9 @@ use crate::traffic::{Pace, pack};
 
 /// A stream on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// The buffers of a stream on which nothing is asked for so long are dropped: nothing counts them, and a peer that fetches asks
+/// for the next unit before it has the last.
+const SPARE_TIME: Duration = Duration::from_secs(1);
 /// A peer that takes nothing for so long is let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request waits for its turn before the answer is "busy".
@@ -37,6 +40,8 @@ const QUEUE_TIME: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// It looks by itself so often whether there is: not everything that brings units says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Two looks are so far apart at least: every unit that is verified, of whichever blob, would have all that wait look.
+const LOOK_APART: Duration = Duration::from_millis(100);
 
 /// Answers requests until the peer closes the stream, breaks the protocol, or is silent for a minute.
 pub(crate) async fn serve(context: Arc<Context>, inbound: Inbound) {
@@ -94,7 +99,7 @@ async fn requests(context: &Arc<Context>, peer: PeerId, node: NodeId, stream: St
     let preparing = async {
         // Dropped at the end: then no more is sent.
         let ready = ready;
-        while let Some(request) = next_request(&mut reader, &unsent).await? {
+        while let Some(request) = next_request(&mut reader, &unsent, || lock().clear()).await? {
             unsent.fetch_add(1, Ordering::Relaxed);
             let buffer = lock().pop().unwrap_or_default();
             let prepared = prepare(context, node, request, relayed, measured.load(Ordering::Relaxed), buffer).await;
@@ -132,14 +137,24 @@ fn measure(measured: &AtomicU64, bytes: usize, time: Duration) {
     }
 }
 
-/// The next request; the peer may be silent for long only where it waits for nothing.
-async fn next_request(reader: &mut (impl AsyncRead + Unpin), unsent: &AtomicUsize) -> Result<Option<Request>, FrameError> {
+/// The next request; the peer may be silent for long only where it waits for nothing. While there is none, `resting` is called
+/// now and then.
+async fn next_request(
+    reader: &mut (impl AsyncRead + Unpin),
+    unsent: &AtomicUsize,
+    resting: impl Fn(),
+) -> Result<Option<Request>, FrameError> {
     let mut reading = pin!(frame::read::<Request>(reader, FRAME_BYTES_MAX));
+    let mut idle = Duration::ZERO;
     loop {
-        match tokio::time::timeout(IDLE, &mut reading).await {
-            Ok(request) => return request,
-            Err(_) if unsent.load(Ordering::Relaxed) > 0 => {}
-            Err(_) => return Err(FrameError::Stalled(IDLE)),
+        if let Ok(request) = tokio::time::timeout(SPARE_TIME, &mut reading).await {
+            return request;
+        }
+        // Each time: what is still being sent comes to the spare ones later.
+        resting();
+        idle = if unsent.load(Ordering::Relaxed) > 0 { Duration::ZERO } else { idle + SPARE_TIME };
+        if idle >= IDLE {
+            return Err(FrameError::Stalled(IDLE));
         }
     }
 }
@@ -159,7 +174,10 @@ async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed
         }
         return without_data(difference::chunks(context, node, *hash).await);
     }
-    if let Request::Wait { hash, units } = &request {
+    // Where no room is to wait, it is answered at once, in turn with all others.
+    if let Request::Wait { hash, units } = &request
+        && let Some(_waiting) = context.waits.begin(node)
+    {
         return without_data(more(context, *hash, *units).await);
     }
     let Ok(Some(room)) = tokio::time::timeout(QUEUE_TIME, context.serving(&node)).await else {
@@ -195,6 +213,7 @@ async fn more(context: &Context, hash: BlobHash, units: u64) -> Answer {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         let verified = context.verified.notified();
+        let looked = Instant::now();
         let (store, traffic) = (context.config.store.clone(), context.traffic.clone());
         let found = tokio::task::spawn_blocking(move || match find(&store, &hash, &|length| traffic.keeps_back(length)) {
             Ok((available, held)) => Answer::Found { length: available.length, held, data: Data::Nothing },
@@ -208,6 +227,8 @@ async fn more(context: &Context, hash: BlobHash, units: u64) -> Answer {
             () = verified => {}
             () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)) => {}
         }
+        // What comes meanwhile is seen by the next look.
+        tokio::time::sleep_until(deadline.min(looked + LOOK_APART)).await;
     }
 }
 
@@ -254,7 +275,7 @@ fn answer(
                 Err(error) => unreadable(hash, &error),
             };
         }
-        Request::Have { .. } => return (Answer::Found { length, held, data: Data::Nothing }, None),
+        Request::Have { .. } | Request::Wait { .. } => return (Answer::Found { length, held, data: Data::Nothing }, None),
         Request::Get { range, .. } => *range,
         Request::Any { wanted, .. } => {
             let is_here = |unit: &u64| {
@@ -266,7 +287,7 @@ fn answer(
             ByteRange { start: range.start, end: range.end }
         }
         Request::Pieces { ranges, .. } if available.complete => return difference::pieces(store, hash, ranges, length),
-        Request::Pieces { .. } | Request::Chunks { .. } | Request::Wait { .. } => return (Answer::NotFound, None),
+        Request::Pieces { .. } | Request::Chunks { .. } => return (Answer::NotFound, None),
     };
     let nothing = range.length() == 0 && range != whole;
     if range.end > length || range.length() > GET_BYTES_MAX || nothing || !held.covers(&range) {

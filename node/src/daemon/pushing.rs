@@ -3,12 +3,12 @@
 //! holders, so that the second one only asks.
 //!
 //! What is to be pushed is a row in the store ([`crate::pushes`]); one task goes through the rows, one push at a time, since
-//! an uplink has one line only. Upload limits are those of all traffic. What is not revealed is never pushed: a row is
+//! an uplink has one line only. A holder that can't be reached, or wastes that time, is left alone for a while. Upload limits are those of all traffic. What is not revealed is never pushed: a row is
 //! written when it is, and every unit is asked about once more before it is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use barnraiser_bootstrap::{PushError, PushRequest};
 use barnraiser_protocol::engine::OwnResult;
@@ -35,6 +35,14 @@ const RETRY_MAX: Duration = Duration::from_secs(600);
 const REST_LOOK: Duration = Duration::from_secs(60);
 /// As many holders are tried for one thing in one go.
 const TRIED_MAX: usize = 8;
+/// A holder that failed is left alone for so many times as long as the push in vain took, at least: one that wastes time gets no
+/// more than a quarter of it ...
+const LEFT_ALONE_TIMES: u32 = 3;
+/// ... in the long run: after the first failure for twice this at the most, twice as long each time, up to 2^7 times. It may be
+/// this node's line that is slow, which has brought a part then and goes on soon.
+const LEFT_ALONE_MAX: Duration = Duration::from_secs(600);
+/// When it has not failed again for so long, it is forgotten that it did.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Why something was not pushed.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +50,10 @@ pub(super) enum NotPushed {
     /// This node's owner has said when and how much may travel.
     #[error("{0}")]
     Resting(String),
-    /// Something went wrong.
+    /// The holder can't be reached, is too slow, or breaks the protocol.
+    #[error("{0}")]
+    Holder(String),
+    /// Something else went wrong.
     #[error("{0}")]
     Failed(String),
 }
@@ -51,6 +62,45 @@ impl From<String> for NotPushed {
     fn from(problem: String) -> Self {
         Self::Failed(problem)
     }
+}
+
+/// Holders that pushes failed at lately.
+#[derive(Debug, Default)]
+struct Failing(BTreeMap<NodeId, LeftAlone>);
+
+#[derive(Debug)]
+struct LeftAlone {
+    /// Pushes in vain, one after the other.
+    failures: u32,
+    until: Timestamp,
+}
+
+impl Failing {
+    fn is_left_alone(&self, holder: &NodeId, now: Timestamp) -> bool {
+        self.0.get(holder).is_some_and(|left| now < left.until)
+    }
+
+    /// A push was in vain, which took so long.
+    fn failed(&mut self, holder: NodeId, now: Timestamp, took: Duration) {
+        let left = self.0.entry(holder).or_insert(LeftAlone { failures: 0, until: now });
+        left.failures = left.failures.saturating_add(1);
+        let wasted = took.saturating_mul(LEFT_ALONE_TIMES).min(LEFT_ALONE_MAX.saturating_mul(1 << left.failures.min(7)));
+        left.until = now + wait_after(left.failures).max(wasted);
+    }
+
+    fn took(&mut self, holder: &NodeId) {
+        self.0.remove(holder);
+    }
+
+    /// Forgets those that begin anew.
+    fn tidy(&mut self, now: Timestamp) {
+        self.0.retain(|_, left| now < left.until + FORGOTTEN_AFTER);
+    }
+}
+
+/// The wait after so many failures.
+fn wait_after(failures: u32) -> Duration {
+    RETRY_MIN.saturating_mul(1 << failures.min(8)).min(RETRY_MAX)
 }
 
 impl Daemon {
@@ -77,23 +127,25 @@ impl Daemon {
 
     /// Pushes what is to be pushed, for ever.
     pub(super) async fn push_all(self: Arc<Self>) {
+        let mut failing = Failing::default();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = self.to_push.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            failing.tidy(now());
             let networks: Vec<NetworkId> = self.networks().keys().copied().collect();
             for network in networks {
                 tokio::select! {
                     () = self.stop.cancelled() => return,
-                    () = self.push_due(network) => {}
+                    () = self.push_due(network, &mut failing) => {}
                 }
             }
         }
     }
 
-    async fn push_due(&self, network: NetworkId) {
+    async fn push_due(&self, network: NetworkId, failing: &mut Failing) {
         let Some(rows) = self.on_store(move |store| tidied(store, &network)).await else { return };
         let due: Vec<(BlobHash, Push)> = rows.into_iter().filter(|(_, push)| !push.is_done() && push.next <= now()).collect();
         if due.is_empty() {
@@ -101,26 +153,30 @@ impl Daemon {
         }
         let holders = self.known_holders(network).await;
         for (what, push) in due {
+            // Those that failed a moment ago, with another thing, too.
+            let usable = |holder: &&NodeId| !push.kept_by.contains_key(*holder) && !failing.is_left_alone(holder, now());
+            let usable: Vec<NodeId> = holders.iter().filter(usable).copied().collect();
             // Without anybody to push to nothing failed, and nothing need be written.
-            if holders.iter().all(|holder| push.kept_by.contains_key(holder)) {
+            if usable.is_empty() {
                 continue;
             }
-            let push = self.push_one(what, push, &holders).await;
+            let push = self.push_one(what, push, usable, failing).await;
             self.on_store(move |store| pushes::put(store, &network, &what, &push)).await;
         }
     }
 
-    /// Pushes one thing to as many holders as are still to have it.
-    async fn push_one(&self, what: BlobHash, mut push: Push, holders: &BTreeSet<NodeId>) -> Push {
+    /// Pushes one thing to as many of the `holders`, which don't have it, as are still to have it.
+    async fn push_one(&self, what: BlobHash, mut push: Push, holders: Vec<NodeId>, failing: &mut Failing) -> Push {
         let before = push.kept_by.len();
         push.problem = None;
-        let order = ranked(&what, holders.iter().filter(|holder| !push.kept_by.contains_key(holder)).copied());
-        for holder in order.into_iter().take(TRIED_MAX) {
+        for holder in ranked(&what, holders).into_iter().take(TRIED_MAX) {
             if push.is_done() {
                 break;
             }
+            let started = Instant::now();
             match self.push_to(holder, what, push.tree).await {
                 Ok(sent) => {
+                    failing.took(&holder);
                     tracing::info!(what = %what.short(), holder = %holder.short(), sent, "a holder has what was pushed");
                     push.kept_by.insert(holder, sent);
                 }
@@ -131,6 +187,11 @@ impl Daemon {
                     push.next = now() + REST_LOOK;
                     return push;
                 }
+                Err(NotPushed::Holder(problem)) => {
+                    failing.failed(holder, now(), started.elapsed());
+                    tracing::debug!(what = %what.short(), holder = %holder.short(), problem, "a holder fails");
+                    push.problem = Some(problem);
+                }
                 Err(NotPushed::Failed(problem)) => {
                     tracing::debug!(what = %what.short(), holder = %holder.short(), problem, "not pushed");
                     push.problem = Some(problem);
@@ -139,7 +200,7 @@ impl Daemon {
         }
         // As many as there are is as many as can be; another one may come.
         push.failures = if push.is_done() || push.kept_by.len() > before { 0 } else { push.failures.saturating_add(1) };
-        push.next = now() + RETRY_MIN.saturating_mul(1 << push.failures.min(8)).min(RETRY_MAX);
+        push.next = now() + wait_after(push.failures);
         push
     }
 
@@ -154,6 +215,9 @@ impl Daemon {
             let request = PushRequest { holder, addresses: Vec::new(), blobs, part_of };
             let report = self.net.push(&request).await.map_err(|error| match error {
                 PushError::Resting(_) => NotPushed::Resting(error.to_string()),
+                PushError::Net(_) | PushError::Open(_) | PushError::Refused { .. } | PushError::Ended { .. } => {
+                    NotPushed::Holder(error.to_string())
+                }
                 error => NotPushed::Failed(error.to_string()),
             })?;
             sent += report.sent;
@@ -161,7 +225,7 @@ impl Daemon {
                 return Err(format!("holder {} does not take {}: {why}", holder.short(), hash.short()).into());
             }
             if report.kept.len() < request.blobs.len() {
-                return Err(format!("holder {} has taken a part only", holder.short()).into());
+                return Err(NotPushed::Holder(format!("holder {} has taken a part only", holder.short())));
             }
         }
         Ok(sent)
@@ -236,4 +300,36 @@ fn lengths(store: &Store, what: BlobHash, tree: bool) -> Result<Result<Vec<(Blob
     let Some(length) = store.length(&what)? else { return Ok(Err(format!("{} is not here any more", what.short()))) };
     all.insert(what, length);
     Ok(Ok(all.into_iter().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holder_that_fails_is_left_alone_longer_each_time_and_as_long_as_it_wasted() {
+        let (mut failing, holder, start) = (Failing::default(), NodeId([1; 32]), Timestamp(1_000_000));
+        let second = Duration::from_secs(1);
+        assert!(!failing.is_left_alone(&holder, start));
+        failing.failed(holder, start, second);
+        assert!(failing.is_left_alone(&holder, start) && !failing.is_left_alone(&NodeId([2; 32]), start));
+        let mut now = start + wait_after(1);
+        assert!(!failing.is_left_alone(&holder, now));
+        failing.failed(holder, now, second);
+        assert!(failing.is_left_alone(&holder, now + wait_after(1)));
+        now = now + wait_after(2);
+        assert!(!failing.is_left_alone(&holder, now));
+        failing.failed(holder, now, RETRY_MAX);
+        assert!(failing.is_left_alone(&holder, now + RETRY_MAX * 2));
+        failing.took(&holder);
+        assert!(!failing.is_left_alone(&holder, now));
+        failing.failed(holder, now, second * 24 * 3600);
+        assert!(!failing.is_left_alone(&holder, now + LEFT_ALONE_MAX * 2), "the first time for twenty minutes at most");
+        failing.failed(holder, now, second * 24 * 3600);
+        assert!(failing.is_left_alone(&holder, now + LEFT_ALONE_MAX * 2));
+        failing.tidy(now + FORGOTTEN_AFTER);
+        assert!(!failing.0.is_empty());
+        failing.tidy(now + FORGOTTEN_AFTER + LEFT_ALONE_MAX * 4);
+        assert!(failing.0.is_empty());
+    }
 }

@@ -1,7 +1,8 @@
 //! What travels on a `/barn/reach/1` stream: can you dial me?
 //!
 //! The opener sends an empty frame over a control connection; the other dials it as it would for a large blob (a bulk
-//! connection, a stream of this protocol that is closed at once) and says what came of it.
+//! connection, a stream of this protocol that is closed at once), at the IP address that it asks from and no other, and says
+//! what came of it.
 
 use serde::{Deserialize, Serialize};
 

@@ -166,7 +166,18 @@ impl Schedule {
             self.waiting.remove(&start);
             return self.take(start, node, now);
         }
-        self.steal(node, held, now)
+        let patience = self.patience(&node);
+        self.steal(node, held, now, patience)
+    }
+
+    /// What `node` should take over from others while it is spared otherwise: a unit that another one has had for `late` or
+    /// longer. What waits is left to those that are not spared.
+    pub fn take_over(&mut self, node: NodeId, held: &Held, now: Duration, late: Duration) -> Next {
+        if self.open.is_empty() {
+            return Next::Finished;
+        }
+        let patience = self.patience(&node).max(late);
+        self.steal(node, held, now, patience)
     }
 
     /// What is left to `node` to choose from, which has everything; none where it is told which unit.
@@ -311,8 +322,7 @@ impl Schedule {
         STEAL_AFTER_MIN.max(mean * STEAL_AFTER_MEANS)
     }
 
-    fn steal(&mut self, node: NodeId, held: &Held, now: Duration) -> Next {
-        let patience = self.patience(&node);
+    fn steal(&mut self, node: NodeId, held: &Held, now: Duration, patience: Duration) -> Next {
         let oldest = self
             .open
             .iter()
@@ -381,6 +391,20 @@ mod tests {
         assert!(schedule.done(&node(2), unit.start, STEAL_AFTER_MIN));
         assert!(!schedule.done(&node(1), unit.start, STEAL_AFTER_MIN), "the late copy is not counted");
         assert_eq!(schedule.next(node(1), &Held::All, STEAL_AFTER_MIN), Next::Finished);
+    }
+
+    /// One that is spared begins nothing, and still does not let a fetch hang on another's last unit.
+    #[test]
+    fn one_that_is_spared_by_preference_takes_over_what_is_late_and_nothing_else() {
+        let late = Duration::from_secs(4);
+        let mut schedule = Schedule::new(&units(2), 0);
+        schedule.joined(node(2));
+        assert_eq!(schedule.take_over(node(2), &Held::All, late, late), Next::Wait(None), "all of it waits");
+        let Next::Unit(unit) = schedule.next(node(1), &Held::All, Duration::ZERO) else { panic!("a unit waits") };
+        assert_eq!(schedule.take_over(node(2), &Held::All, STEAL_AFTER_MIN, late), Next::Wait(Some(late)));
+        assert_eq!(schedule.take_over(node(2), &Held::All, late, late), Next::Unit(unit));
+        assert_eq!(schedule.stolen(), 1);
+        assert_eq!(schedule.take_over(node(2), &Held::All, late, late), Next::Wait(None), "it has that one already");
     }
 
     /// Whoever reads along gets the first bytes at once, and is never held up by a provider that stands still while others do
