@@ -9,7 +9,7 @@ use barnraiser_protocol::id::BlobHash;
 
 use crate::error::{Fault, PartialError};
 use crate::geometry::UNIT_BYTES;
-use crate::metadata::{Class, Place, Sync};
+use crate::metadata::{Class, Place, State, Sync};
 use crate::partial::PartialBlob;
 use crate::store::Store;
 
@@ -109,8 +109,8 @@ impl Store {
         self.check_room("keep a blob", bytes)
     }
 
-    /// Takes up a fetch that was begun, with the length that it was begun with, as [`Store::partial`] does; none where none
-    /// was.
+    /// Takes up a fetch that was begun, with the length that it was begun with, as [`Store::partial`] does, or what is left
+    /// of a blob that is damaged; none where there is nothing.
     ///
     /// # Errors
     /// As [`Store::partial`].
@@ -118,7 +118,11 @@ impl Store {
         let live = self.live_partial(hash).map(|partial| partial.length());
         let length = match live {
             Some(length) => Some(length),
-            None => crate::partial::begun_length(self, hash)?,
+            // What is damaged here is mended.
+            None => match crate::partial::begun_length(self, hash)? {
+                None => self.entry(hash)?.filter(|entry| entry.state == State::Damaged).map(|entry| entry.length),
+                length => length,
+            },
         };
         length.map(|length| self.partial(hash, length)).transpose()
     }
