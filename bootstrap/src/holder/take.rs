@@ -129,8 +129,15 @@ impl Coming {
     fn missing(&self) -> Vec<ByteRange> {
         let whole = || vec![ByteRange { start: 0, end: self.length }];
         let missing = |partial: &PartialBlob| {
-            let missing = partial.missing().into_iter().take(WANTED_RANGES_MAX);
-            missing.map(|range| ByteRange { start: range.start, end: range.end }).collect()
+            let mut missing = partial.missing();
+            if missing.len() > WANTED_RANGES_MAX
+                && let Some(last) = missing.pop()
+            {
+                // It may be what proves the length.
+                missing.truncate(WANTED_RANGES_MAX - 1);
+                missing.push(last);
+            }
+            missing.into_iter().map(|range| ByteRange { start: range.start, end: range.end }).collect()
         };
         self.part.as_ref().and_then(|part| part.partial.get()).map_or_else(whole, missing)
     }
