@@ -50,6 +50,10 @@ impl Branches for Strangers {
 pub trait PushAccess: Send + Sync {
     /// Whether `from` may push. Called for each offer, from the network's tasks: it must not block.
     fn may_push(&self, from: &NodeId) -> bool;
+
+    /// Whether `to` may be told that `hash` is here, by the rule of [`BlobAccess::may_serve`]; else its offer of it is put
+    /// off. Called for blobs that are here, from threads where blocking is allowed.
+    fn may_tell(&self, hash: &BlobHash, to: &NodeId) -> bool;
 }
 
 /// Everybody may push: room is shared out by who fills it.
@@ -60,12 +64,16 @@ impl PushAccess for Everybody {
     fn may_push(&self, _: &NodeId) -> bool {
         true
     }
+
+    fn may_tell(&self, _: &BlobHash, _: &NodeId) -> bool {
+        true
+    }
 }
 
 /// What a holder keeps for others.
 #[derive(Clone)]
 pub struct HoldConfig {
-    /// Bytes that may be kept; each blob counts 4 KiB beside its own.
+    /// Bytes that may be kept; each blob counts 4 KiB beside its own, or 1/262,144 of this where that is more.
     pub quota: u64,
     /// For whom.
     pub access: Arc<dyn PushAccess>,

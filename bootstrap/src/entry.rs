@@ -44,6 +44,9 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(10);
 const COMMANDS_MAX: usize = 64;
 /// How often it is looked for blobs that began to come and were left.
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
+/// How often, beside that, for files and blobs that nothing refers to, as something that was cut short leaves them: at the
+/// start, and four times a day.
+const TIDIES_PER_COLLECTION: u32 = 6;
 
 /// What an entry server speaks on control connections.
 #[derive(NetworkBehaviour)]
@@ -86,12 +89,11 @@ pub struct EntryServer {
     tasks: JoinSet<()>,
 }
 
-/// Serves what is held to everybody, and notes what is of use.
-struct Held(Arc<Holder>);
+/// Serves what is held to everybody.
+struct Held;
 
 impl BlobAccess for Held {
-    fn may_serve(&self, hash: &BlobHash, _: &NodeId) -> bool {
-        self.0.touch(hash);
+    fn may_serve(&self, _: &BlobHash, _: &NodeId) -> bool {
         true
     }
 }
@@ -195,6 +197,7 @@ impl EntryServer {
     pub async fn run(mut self, mut on_address: impl FnMut(Multiaddr)) {
         let peer = self.peer();
         let mut tidy = tokio::time::interval(TIDY_EVERY);
+        let mut tidied = 0u32;
         loop {
             tokio::select! {
                 event = self.swarm.select_next_some() => match event {
@@ -206,7 +209,10 @@ impl EntryServer {
                 },
                 Some(inbound) = self.inbound.recv() => self.on_inbound(inbound),
                 Some(command) = self.commands.recv() => self.on_command(command),
-                _ = tidy.tick() => self.tidy(),
+                _ = tidy.tick() => {
+                    self.tidy(tidied.is_multiple_of(TIDIES_PER_COLLECTION));
+                    tidied = tidied.wrapping_add(1);
+                }
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended && error.is_panic() {
                         tracing::error!(%error, "a task of the entry server failed");
@@ -248,10 +254,19 @@ impl EntryServer {
         }
     }
 
-    fn tidy(&mut self) {
-        let Some(holder) = self.holder() else { return };
+    fn tidy(&mut self, collect: bool) {
+        let Some((holder, store)) = self.holder().zip(self.context.as_ref().map(|context| context.config.store.clone())) else { return };
         self.tasks.spawn(async move {
-            match tokio::task::spawn_blocking(move || holder.tidy()).await {
+            let tidied = tokio::task::spawn_blocking(move || {
+                let left = holder.tidy()?;
+                if collect {
+                    // All that is held is kept; what is only cached here is what could not go when it was let go.
+                    let collected = store.gc(0)?;
+                    tracing::debug!(?collected, "what nothing refers to is gone");
+                }
+                Ok::<usize, barnraiser_store::Fault>(left)
+            });
+            match tidied.await {
                 Ok(Ok(0)) => {}
                 Ok(Ok(count)) => tracing::info!(count, "blobs that began to come and were left are gone"),
                 Ok(Err(error)) => tracing::error!(%error, "what was left can't be removed"),
@@ -312,7 +327,7 @@ async fn serving(
         agent,
         limits: Limits::default(),
         store: hold.store,
-        access: Arc::new(Held(holder.clone())),
+        access: Arc::new(Held),
         records: Arc::new(NoRecords),
         branches: Arc::new(Strangers),
         hold: None,

@@ -69,6 +69,8 @@ impl Read for StagedReader<'_> {
 pub(crate) enum Level {
     /// Everything is synced.
     Announced,
+    /// As well, for others.
+    Kept,
     /// The bytes are synced; name and entry are not yet. [`Store::announce`] does that for many at once.
     Prepared,
     /// Nothing is synced.
@@ -432,7 +434,7 @@ impl Store {
     /// Enters a blob whose files are in place; their names are synced first where that was promised. The caller holds the
     /// stripe and has synced the files' bytes.
     pub(crate) fn enter_files(&self, hash: &BlobHash, length: u64, tree: Place, batch: WriteBatch, level: Level) -> Result<(), Fault> {
-        if level == Level::Announced {
+        if sync(level) == Sync::Now {
             self.sync_blob_folder(hash)?;
         }
         self.commit(hash, Some(&entry(length, Place::File, tree, level)), batch, sync(level))
@@ -444,10 +446,14 @@ impl Store {
     }
 
     /// Whether the blob is here already, kept at least as well as `level` asks. One that is only cached and is to be
-    /// announced is taken in anew: its file was never synced.
+    /// announced is taken in anew: its file was never synced. So is one that is kept for others, which is rare.
     pub(crate) fn suffices(&self, hash: &BlobHash, level: Level) -> Result<bool, Fault> {
         let entry = self.good_entry(hash)?;
-        Ok(entry.is_some_and(|entry| level == Level::Cached || entry.class == Class::Announced))
+        Ok(entry.is_some_and(|entry| match level {
+            Level::Cached => true,
+            Level::Kept => entry.class != Class::Cached,
+            Level::Announced | Level::Prepared => entry.class == Class::Announced,
+        }))
     }
 
     /// Makes blobs that were taken in with [`Level::Prepared`] survive a power loss, with one sync of the database and one
@@ -471,12 +477,16 @@ impl Store {
 }
 
 fn entry(length: u64, place: Place, tree: Place, level: Level) -> BlobEntry {
-    let class = if level == Level::Announced { Class::Announced } else { Class::Cached };
+    let class = match level {
+        Level::Announced => Class::Announced,
+        Level::Kept => Class::Kept,
+        Level::Prepared | Level::Cached => Class::Cached,
+    };
     BlobEntry { length, place, tree, class, state: State::Good, last_used_s: now_s() }
 }
 
 fn sync(level: Level) -> Sync {
-    if level == Level::Announced { Sync::Now } else { Sync::Later }
+    if matches!(level, Level::Announced | Level::Kept) { Sync::Now } else { Sync::Later }
 }
 
 /// Says that the file is read from its beginning to its end, so that more is read ahead. A hint: what can't take it needs none.

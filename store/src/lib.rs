@@ -35,6 +35,7 @@ pub use error::{Fault, ImportError, LayOutError, OpenError, PartialError, ReadEr
 pub use gc::{Collected, Collecting, Scrubbed};
 pub use geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX, UNIT_BYTES};
 pub use import::Seen;
+pub use keep::Keeping;
 pub use listing::BlobInfo;
 pub use metadata::{MetaRow, Pin, StoredRecord};
 pub use outline::Outline;

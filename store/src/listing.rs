@@ -13,7 +13,7 @@ pub struct BlobInfo {
     pub hash: BlobHash,
     /// Its length in bytes.
     pub length: u64,
-    /// How it is kept; of a damaged blob, how it was kept and has to be again.
+    /// How it is kept, for others as for this machine; of a damaged blob, how it was kept and has to be again.
     pub durability: Durability,
     /// Whether it is damaged: it counts as absent until it comes again.
     pub damaged: bool,
@@ -26,7 +26,7 @@ impl BlobInfo {
         Self {
             hash,
             length: entry.length,
-            durability: if entry.class == Class::Announced { Durability::Announced } else { Durability::Cached },
+            durability: if entry.class == Class::Cached { Durability::Cached } else { Durability::Announced },
             damaged: entry.state == State::Damaged,
             last_used_s: entry.last_used_s,
         }

@@ -1,6 +1,7 @@
 //! Answers one stream of somebody who pushes.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use barnraiser_protocol::bounded::BoundedVec;
@@ -11,7 +12,7 @@ use barnraiser_protocol::transfer::push::{
     OFFERED_MAX, Offered, PUSH_FRAME_BYTES_MAX, PUSH_PROTOCOL, PushRefusal, Pushed, Taken, WANTED_RANGES_MAX, Want,
 };
 use barnraiser_store::geometry::{encoded_length, unit_count, unit_range};
-use barnraiser_store::{Durability, PartialBlob, PartialError, UNIT_BYTES};
+use barnraiser_store::{Durability, Keeping, PartialBlob, PartialError, UNIT_BYTES, check_length};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::Stream;
 use libp2p::{Multiaddr, PeerId};
@@ -30,6 +31,12 @@ use crate::transfer::data;
 const IDLE: Duration = Duration::from_secs(60);
 /// As many turns of one offer may bring nothing: the pusher has lost what it offered.
 const EMPTY_TURNS_MAX: u32 = 2;
+/// As many units of one offer may come that are not wanted.
+const UNWANTED_MAX: u32 = 16;
+/// An offer may take so long, and beside that what its bytes take at the slowest rate.
+const OFFER_TIME: Duration = Duration::from_secs(60);
+/// Bytes a second. Who is slower goes on with another offer.
+const SLOWEST: u64 = 64 << 10;
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -95,11 +102,13 @@ async fn offers(
             return Err(TakeError::Refused(PushRefusal::NotAMember));
         }
         // Held until the offer is through.
-        let Some(_permit) = holder.permit(source.peer) else { return Err(TakeError::Refused(PushRefusal::Busy)) };
+        let Some(_permit) = holder.permit(&source) else { return Err(TakeError::Refused(PushRefusal::Busy)) };
         let (holder, limits, traffic) = (holder.clone(), limits.clone(), traffic.clone());
-        let mut batch = Batch { holder, limits, traffic, peer: source.peer, coming: Vec::new() };
+        let mut batch = Batch { holder, limits, traffic, peer: source.peer, coming: Vec::new(), unwanted: 0 };
         batch.begin(source, blobs.to_vec(), part_of).await?;
-        batch.turns(stream).await?;
+        // What came until then is kept; it may be offered again.
+        let turns = tokio::time::timeout(batch.time(), batch.turns(stream));
+        turns.await.unwrap_or(Err(TakeError::Refused(PushRefusal::Busy)))?;
     }
     Ok(())
 }
@@ -110,36 +119,95 @@ struct Coming {
     length: u64,
     /// What comes of it; none while units are wanted.
     end: Option<Want>,
-    partial: Option<PartialBlob>,
+    part: Option<Arc<Part>>,
+    /// What was wanted in this turn and has not come.
+    wanted: Vec<ByteRange>,
 }
 
-/// The blobs of one offer. When it is dropped, none of them is busy any more, and what came of each is written down.
-struct Batch {
+impl Coming {
+    /// What of it is missing, as far as it is asked for in one turn.
+    fn missing(&self) -> Vec<ByteRange> {
+        let whole = || vec![ByteRange { start: 0, end: self.length }];
+        let missing = |partial: &PartialBlob| {
+            let mut missing = partial.missing();
+            if missing.len() > WANTED_RANGES_MAX
+                && let Some(last) = missing.pop()
+            {
+                // It may be what proves the length.
+                missing.truncate(WANTED_RANGES_MAX - 1);
+                missing.push(last);
+            }
+            missing.into_iter().map(|range| ByteRange { start: range.start, end: range.end }).collect()
+        };
+        self.part.as_ref().and_then(|part| part.partial.get()).map_or_else(whole, missing)
+    }
+
+    /// Whether a unit was wanted; it is no longer.
+    fn take_wanted(&mut self, unit: &ByteRange) -> bool {
+        let Some(at) = self.wanted.iter().position(|range| range.start <= unit.start && unit.end <= range.end) else { return false };
+        let range = self.wanted.swap_remove(at);
+        let around = [ByteRange { start: range.start, end: unit.start }, ByteRange { start: unit.end, end: range.end }];
+        self.wanted.extend(around.into_iter().filter(|range| range.length() > 0));
+        true
+    }
+}
+
+/// A blob that comes. When the last who has it lets it go, as the thread that writes a unit of it, it is not busy any more,
+/// and what came of it is written down.
+struct Part {
     holder: Arc<Holder>,
-    limits: Limits,
-    traffic: Arc<Traffic>,
-    peer: NodeId,
-    coming: Vec<Coming>,
+    hash: BlobHash,
+    length: u64,
+    /// Set where some of it was here, or once its length is proven: until then nothing of it is on disk.
+    partial: OnceLock<PartialBlob>,
+    /// Whether it has an entry on disk.
+    noted: AtomicBool,
 }
 
-impl Drop for Batch {
+impl Part {
+    /// Begins to keep it, if it wasn't begun.
+    fn begun(&self) -> Result<&PartialBlob, KeepError> {
+        if let Some(partial) = self.partial.get() {
+            return Ok(partial);
+        }
+        // Before there are files, so that a start after a crash finds whose they are.
+        self.noted.store(true, Ordering::Relaxed);
+        self.holder.write(&self.hash, false)?;
+        let partial = self.holder.store.partial(&self.hash, self.length)?;
+        Ok(self.partial.get_or_init(|| partial))
+    }
+
+    /// How much of it is here.
+    fn bytes(&self) -> u64 {
+        self.partial.get().map_or(0, |partial| partial.length() - partial.missing_bytes())
+    }
+}
+
+impl Drop for Part {
     fn drop(&mut self) {
-        let begun: Vec<BlobHash> = self.coming.iter().filter(|coming| coming.partial.is_some()).map(|coming| coming.hash).collect();
-        {
-            let mut ledger = self.holder.ledger();
-            begun.iter().for_each(|hash| ledger.rest(hash));
-        }
-        let open: Vec<BlobHash> =
-            self.coming.iter().filter(|coming| coming.end.is_none() && coming.partial.is_some()).map(|coming| coming.hash).collect();
-        if open.is_empty() {
-            return;
-        }
-        let holder = self.holder.clone();
+        // First, so that nobody finds it in use who may have it from now on.
+        drop(self.partial.take());
+        let (holder, hash, noted) = (self.holder.clone(), self.hash, *self.noted.get_mut());
+        let gone = {
+            let mut ledger = holder.ledger();
+            let gone = ledger.rest(&hash);
+            if gone.is_some() && !noted {
+                // Nothing of it is on disk.
+                ledger.gone(&hash);
+                return;
+            }
+            if gone.is_none() && ledger.get(&hash).is_some_and(|kept| kept.whole) {
+                return;
+            }
+            gone
+        };
         let write = move || {
-            for hash in open {
-                if let Err(error) = holder.write(&hash, false) {
-                    tracing::warn!(%hash, %error, "what began to come can't be noted");
-                }
+            let written = match gone {
+                Some(gone) => holder.let_go(&[gone]),
+                None => holder.write(&hash, false),
+            };
+            if let Err(error) = written {
+                tracing::warn!(%hash, %error, "what began to come can't be noted");
             }
         };
         // Without a runtime the process is ending; then the next start counts anew what is here.
@@ -147,6 +215,17 @@ impl Drop for Batch {
             runtime.spawn_blocking(write);
         }
     }
+}
+
+/// The blobs of one offer.
+struct Batch {
+    holder: Arc<Holder>,
+    limits: Limits,
+    traffic: Arc<Traffic>,
+    peer: NodeId,
+    coming: Vec<Coming>,
+    /// Units that came and were not wanted.
+    unwanted: u32,
 }
 
 /// Runs what touches the disk where blocking is allowed. A thread that fails is as a disk that does.
@@ -195,21 +274,31 @@ impl Batch {
             if self.coming.iter().any(|coming| coming.hash == hash) {
                 return Err(out_of_turn("a blob that is offered twice"));
             }
-            if self.traffic.keeps_back(length) && !self.holder.holds(&hash) {
-                self.coming.push(Coming { hash, length, end: Some(Want::No(PushRefusal::Busy)), partial: None });
-                continue;
-            }
-            let holder = self.holder.clone();
-            let begun = blocking(move || begin(&holder, source, hash, length, part_of.is_none())).await;
-            let (end, partial) = match begun {
-                Ok(None) => (Some(Want::Kept), None),
-                Ok(Some(partial)) => (None, Some(partial)),
-                Err(KeepError::Refused(refusal)) => (Some(Want::No(refusal)), None),
-                Err(KeepError::Wrong(what)) => return Err(TakeError::Misbehaved(what)),
+            let (end, part) = if self.traffic.keeps_back(length) && !self.holder.holds(&hash) {
+                (Some(Want::No(PushRefusal::Busy)), None)
+            } else {
+                let holder = self.holder.clone();
+                let begun = blocking(move || {
+                    may_tell(&holder, &source, &hash)?;
+                    begin(&holder, source, hash, length, part_of.is_none())
+                });
+                match begun.await {
+                    Ok(None) => (Some(Want::Kept), None),
+                    Ok(Some(part)) => (None, Some(Arc::new(part))),
+                    Err(KeepError::Refused(refusal)) => (Some(Want::No(refusal)), None),
+                    Err(KeepError::Wrong(what)) => return Err(TakeError::Misbehaved(what)),
+                }
             };
-            self.coming.push(Coming { hash, length, end, partial });
+            self.coming.push(Coming { hash, length, end, part, wanted: Vec::new() });
         }
         Ok(())
+    }
+
+    /// How long all of it may take.
+    fn time(&self) -> Duration {
+        let parts = self.coming.iter().filter_map(|coming| coming.part.as_ref());
+        let bytes = parts.map(|part| part.length.saturating_sub(part.bytes())).fold(0, u64::saturating_add);
+        OFFER_TIME + Duration::from_secs(bytes / SLOWEST)
     }
 
     /// Says what is wanted and takes it, until nothing is.
@@ -230,31 +319,29 @@ impl Batch {
         }
     }
 
-    fn wants(&self) -> BoundedVec<Want, OFFERED_MAX> {
-        let want = |coming: &Coming| match (&coming.end, &coming.partial) {
-            (Some(end), _) => end.clone(),
-            (None, Some(partial)) => {
-                let missing = partial.missing().into_iter().take(WANTED_RANGES_MAX);
-                let missing: Vec<ByteRange> = missing.map(|range| ByteRange { start: range.start, end: range.end }).collect();
-                // As many as the bound were taken; likewise below, where there are as many as were offered.
-                Want::Part(BoundedVec::try_from(missing).unwrap_or_default())
+    fn wants(&mut self) -> BoundedVec<Want, OFFERED_MAX> {
+        let want = |coming: &mut Coming| {
+            coming.wanted.clear();
+            if let Some(end) = &coming.end {
+                return end.clone();
             }
-            // Not so: what has not ended has begun.
-            (None, None) => Want::No(PushRefusal::Failing),
+            coming.wanted = coming.missing();
+            // As many as the bound were taken; likewise below, where there are as many as were offered.
+            Want::Part(BoundedVec::try_from(coming.wanted.clone()).unwrap_or_default())
         };
-        BoundedVec::try_from(self.coming.iter().map(want).collect::<Vec<_>>()).unwrap_or_default()
+        BoundedVec::try_from(self.coming.iter_mut().map(want).collect::<Vec<_>>()).unwrap_or_default()
     }
 
-    /// Takes units until the pusher is done; how many came. While one is proven and written, the next arrives.
+    /// Takes units until the pusher is done; how many came that were missing. While one is proven and written, the next arrives.
     async fn units(&mut self, stream: &mut Stream) -> Result<u32, TakeError> {
         let mut count = 0;
-        let mut keeping: Option<(usize, JoinHandle<Result<bool, KeepError>>)> = None;
+        let mut keeping: Option<(usize, JoinHandle<Result<Came, KeepError>>)> = None;
         loop {
             let frame = within(self.limits.stall, frame::read::<Pushed>(stream, PUSH_FRAME_BYTES_MAX)).await?;
             let (blob, range) = match frame {
                 Some(Pushed::Unit { blob, range }) => (usize::from(blob), range),
                 Some(Pushed::Done) => {
-                    self.kept(keeping).await?;
+                    count += self.kept(keeping).await?;
                     return Ok(count);
                 }
                 Some(Pushed::Offer { .. }) => return Err(out_of_turn("an offer before the last one is through")),
@@ -278,90 +365,144 @@ impl Batch {
             let reading =
                 tokio::time::timeout(self.limits.unit_time_max, data::read(stream, &mut bytes, expected, false, self.limits.stall));
             let read = reading.await.unwrap_or(Err(FrameError::Stalled(self.limits.unit_time_max)));
-            self.kept(keeping.take()).await?;
+            count += self.kept(keeping.take()).await?;
             read?;
-            count += 1;
-            let Some(coming) = self.coming.get(blob).filter(|coming| coming.end.is_none()) else { continue };
-            let Some(partial) = coming.partial.clone() else { continue };
-            if !partial.length_is_proven() && unit + 1 != unit_count(coming.length) {
+            let Some(coming) = self.coming.get_mut(blob) else { continue };
+            if !coming.take_wanted(&range) {
+                self.unwanted += 1;
+                if self.unwanted > UNWANTED_MAX {
+                    return Err(out_of_turn("units that were not wanted"));
+                }
+                continue;
+            }
+            // Refused since it was wanted, as the pusher is about to learn.
+            let Some(part) = coming.part.clone().filter(|_| coming.end.is_none()) else { continue };
+            if !part.partial.get().is_some_and(PartialBlob::length_is_proven) && unit + 1 != unit_count(coming.length) {
                 return Err(out_of_turn("another unit before the last one, which proves the length"));
             }
-            let holder = self.holder.clone();
-            keeping = Some((blob, tokio::task::spawn_blocking(move || keep(&holder, &partial, unit, &bytes))));
+            keeping = Some((blob, tokio::task::spawn_blocking(move || keep(&part, unit, &bytes))));
         }
     }
 
-    /// Waits until a unit is kept, and notes what came of it.
-    async fn kept(&mut self, keeping: Option<(usize, JoinHandle<Result<bool, KeepError>>)>) -> Result<(), TakeError> {
-        let Some((blob, keeping)) = keeping else { return Ok(()) };
+    /// Waits until a unit is kept, and notes what came of it; how many were missing.
+    async fn kept(&mut self, keeping: Option<(usize, JoinHandle<Result<Came, KeepError>>)>) -> Result<u32, TakeError> {
+        let Some((blob, keeping)) = keeping else { return Ok(0) };
         let result = keeping.await.unwrap_or(Err(KeepError::Refused(PushRefusal::Failing)));
-        let Some(coming) = self.coming.get_mut(blob) else { return Ok(()) };
+        let Some(coming) = self.coming.get_mut(blob) else { return Ok(0) };
         match result {
-            Ok(true) => {
-                tracing::debug!(hash = %coming.hash, length = coming.length, from = %self.peer.short(), "a blob was pushed");
-                coming.end = Some(Want::Kept);
+            Ok(Came { missing, whole }) => {
+                if whole {
+                    tracing::debug!(hash = %coming.hash, length = coming.length, from = %self.peer.short(), "a blob was pushed");
+                    (coming.end, coming.part) = (Some(Want::Kept), None);
+                }
+                Ok(u32::from(missing))
             }
-            Ok(false) => {}
-            Err(KeepError::Refused(refusal)) => coming.end = Some(Want::No(refusal)),
-            Err(KeepError::Wrong(what)) => return Err(TakeError::Misbehaved(what)),
+            Err(KeepError::Refused(refusal)) => {
+                // The part stays as what it is, for the next offer of it.
+                (coming.end, coming.part) = (Some(Want::No(refusal)), None);
+                Ok(0)
+            }
+            Err(KeepError::Wrong(what)) => Err(TakeError::Misbehaved(what)),
         }
-        Ok(())
     }
 }
 
-/// Begins to take a blob, or finds it here.
-fn begin(holder: &Holder, source: Source, hash: BlobHash, length: u64, told: bool) -> Result<Option<PartialBlob>, KeepError> {
-    let mut offered = holder.ledger().offer(now(), source, hash, length, told).map_err(KeepError::Refused)?;
-    let here = holder.store.length(&hash)?;
-    if offered == Offer::Kept && here.is_none() {
-        // Damaged since, or removed by hand: it comes again.
-        let mut ledger = holder.ledger();
-        ledger.remove(&hash);
-        offered = ledger.offer(now(), source, hash, length, told).map_err(KeepError::Refused)?;
+/// What came of a unit.
+struct Came {
+    /// Whether it was missing until now.
+    missing: bool,
+    /// Whether all of the blob is here now, and survives a power loss.
+    whole: bool,
+}
+
+/// Whether a peer may learn whether a blob is here; what it may not is put off.
+fn may_tell(holder: &Holder, source: &Source, hash: &BlobHash) -> Result<(), KeepError> {
+    if holder.store.contains(hash)? && !holder.access.may_tell(hash, &source.peer) {
+        return Err(KeepError::Refused(PushRefusal::Busy));
     }
-    let begun = match (offered, here) {
-        (Offer::Kept, _) => holder.write(&hash, false).map(|()| None).map_err(KeepError::from),
-        // A node has it for another reason; now it is kept.
-        (Offer::Take, Some(length)) => keep_cached(holder, &hash, length).map(|()| None),
-        // There is one, and nothing of it to send.
-        (Offer::Take, None) if length == 0 && hash == BlobHash::of(&[]) => {
-            let kept = holder.store.import_bytes(&[], Durability::Announced);
-            let kept = kept.map_err(|error| {
-                tracing::error!(%error, "what is pushed can't be kept");
-                KeepError::Refused(PushRefusal::Failing)
-            });
-            kept.and_then(|_| whole(holder, &hash)).map(|()| None)
+    Ok(())
+}
+
+/// Compares a stated length with that of what is here, or of which a part is.
+fn check_stated(holder: &Holder, hash: &BlobHash, stated: u64) -> Result<(), KeepError> {
+    // Of a part that has bytes, the first of them have proven the length.
+    let of_part = || holder.ledger().get(hash).filter(|kept| !kept.whole && kept.bytes > 0).map(|kept| kept.length);
+    match holder.store.length(hash)?.or_else(of_part) {
+        Some(length) if length != stated => Err(wrong_length(hash, stated, length)),
+        _ => Ok(()),
+    }
+}
+
+fn wrong_length(hash: &BlobHash, stated: u64, length: u64) -> KeepError {
+    KeepError::Wrong(Misbehaviour::WrongLength(format!("blob {hash} has {length} bytes, and not {stated}")))
+}
+
+/// Enters an offer in the ledger; what may come, or none where all of it is here.
+fn enter(holder: &Arc<Holder>, source: Source, hash: BlobHash, length: u64, told: bool) -> Result<Option<Part>, KeepError> {
+    let mut gone = Vec::new();
+    let offered = holder.ledger().offer(now(), source, hash, length, told, &mut gone);
+    // Before anything fails: it rests when this is dropped.
+    let part = (offered == Ok(Offer::Take)).then(|| Part {
+        holder: holder.clone(),
+        hash,
+        length,
+        partial: OnceLock::new(),
+        noted: AtomicBool::new(false),
+    });
+    holder.let_go(&gone)?;
+    offered.map_err(KeepError::Refused)?;
+    Ok(part)
+}
+
+/// Begins to take a blob; none where it is here.
+fn begin(holder: &Arc<Holder>, source: Source, hash: BlobHash, length: u64, told: bool) -> Result<Option<Part>, KeepError> {
+    check_stated(holder, &hash, length)?;
+    let mut entered = enter(holder, source, hash, length, told)?;
+    let is_here = holder.store.contains(&hash)?;
+    if entered.is_none() && !is_here {
+        // Damaged since, or removed by hand: it comes again.
+        holder.ledger().remove(&hash);
+        entered = enter(holder, source, hash, length, told)?;
+        if let Some(part) = &entered {
+            part.noted.store(true, Ordering::Relaxed);
         }
-        (Offer::Take, None) => holder.store.partial(&hash, length).map(Some).map_err(KeepError::from),
+    }
+    let Some(part) = entered else {
+        holder.write(&hash, false)?;
+        return Ok(None);
     };
-    match &begun {
-        Ok(Some(partial)) => {
-            let bytes = partial.length() - partial.missing_bytes();
-            holder.ledger().recount(&hash, bytes);
-        }
-        // The caller never learns of it, and so can't let it rest.
-        Ok(None) => holder.ledger().rest(&hash),
-        Err(_) => {
-            let mut ledger = holder.ledger();
-            ledger.rest(&hash);
-            if ledger.get(&hash).is_some_and(|kept| kept.bytes == 0) {
-                ledger.remove(&hash);
+    if is_here {
+        keep_here(&part)?;
+        return Ok(None);
+    }
+    if length == 0 && hash == BlobHash::of(&[]) {
+        // There is one, and nothing of it to send.
+        holder.store.import_bytes(&[], Durability::Cached).map_err(|error| {
+            tracing::error!(%error, "what is pushed can't be kept");
+            KeepError::Refused(PushRefusal::Failing)
+        })?;
+        keep_here(&part)?;
+        return Ok(None);
+    }
+    match holder.store.begun(&hash)? {
+        Some(partial) if partial.length() == length => {
+            let partial = part.partial.get_or_init(|| partial);
+            holder.ledger().recount(&hash, part.bytes());
+            if partial.is_complete() {
+                // Cut short between its last unit and its completion.
+                finish(&part, partial)?;
+                return Ok(None);
             }
         }
+        Some(partial) if partial.length_is_proven() => return Err(wrong_length(&hash, length, partial.length())),
+        // One of a length that nobody has proven gives way to one that is.
+        Some(_) | None => holder.store.room_for(length)?,
     }
-    if let Ok(Some(partial)) = &begun
-        && partial.is_complete()
-    {
-        // Cut short between its last unit and its completion.
-        let finished = finish(holder, partial);
-        holder.ledger().rest(&hash);
-        return finished.map(|()| None);
-    }
-    begun
+    Ok(Some(part))
 }
 
 /// Holds a blob that is in the store.
-pub(super) fn adopt(holder: &Holder, source: Source, hash: BlobHash) -> Result<(), PushRefusal> {
+pub(super) fn adopt(holder: &Arc<Holder>, source: Source, hash: BlobHash) -> Result<(), PushRefusal> {
     let failed = |error: KeepError| match error {
         KeepError::Refused(refusal) => refusal,
         KeepError::Wrong(_) => PushRefusal::WrongBytes,
@@ -372,63 +513,69 @@ pub(super) fn adopt(holder: &Holder, source: Source, hash: BlobHash) -> Result<(
     match begin(holder, source, hash, length, true).map_err(failed)? {
         None => Ok(()),
         // Evicted since it was found.
-        Some(_) => {
-            holder.ledger().rest(&hash);
-            Err(PushRefusal::Busy)
-        }
+        Some(_) => Err(PushRefusal::Busy),
     }
 }
 
-fn keep_cached(holder: &Holder, hash: &BlobHash, length: u64) -> Result<(), KeepError> {
+/// Makes room for so many bytes of a blob.
+fn grow(part: &Part, more: u64) -> Result<(), KeepError> {
     let mut gone = Vec::new();
-    let grown = holder.ledger().grow(now(), hash, length, &mut gone);
-    holder.let_go(&gone)?;
-    grown.map_err(KeepError::Refused)?;
-    if !holder.store.keep(hash)? {
-        return Err(KeepError::Refused(PushRefusal::Busy));
-    }
-    whole(holder, hash)
+    let grown = part.holder.ledger().grow(now(), &part.hash, more, &mut gone);
+    part.holder.let_go(&gone)?;
+    grown.map_err(KeepError::Refused)
 }
 
-/// Makes room for a unit, proves it and keeps it; whether the blob is whole now and survives a power loss.
-fn keep(holder: &Holder, partial: &PartialBlob, unit: u64, bytes: &[u8]) -> Result<bool, KeepError> {
-    let hash = partial.hash();
-    let range = unit_range(unit, partial.length());
-    if !partial.has(unit) {
-        let mut gone = Vec::new();
-        let grown = holder.ledger().grow(now(), hash, range.end - range.start, &mut gone);
-        holder.let_go(&gone)?;
-        if let Err(refusal) = grown {
-            // It will never be whole here: what came of it takes room from others.
-            holder.ledger().remove(hash);
-            holder.let_go(&[*hash])?;
-            return Err(KeepError::Refused(refusal));
-        }
-        if let Err(error) = partial.write_unit(range, bytes) {
-            let here = partial.length() - partial.missing_bytes();
-            let mut ledger = holder.ledger();
-            ledger.recount(hash, here);
-            if here == 0 {
-                ledger.remove(hash);
-            }
-            drop(ledger);
-            return Err(error.into());
-        }
+/// Keeps a blob that a node has for another reason.
+fn keep_here(part: &Part) -> Result<(), KeepError> {
+    let counted = part.holder.ledger().get(&part.hash).map_or(0, |kept| kept.bytes);
+    let kept = grow(part, part.length.saturating_sub(counted)).and_then(|()| match part.holder.store.keep(&part.hash)? {
+        // Evicted since it was found.
+        Keeping::Absent => Err(KeepError::Refused(PushRefusal::Busy)),
+        Keeping::Announced | Keeping::Kept => Ok(()),
+    });
+    if let Err(error) = kept {
+        part.holder.ledger().recount(&part.hash, 0);
+        return Err(error);
     }
-    if !partial.is_complete() {
-        return Ok(false);
-    }
-    finish(holder, partial)?;
-    Ok(true)
+    whole(part)
 }
 
-fn finish(holder: &Holder, partial: &PartialBlob) -> Result<(), KeepError> {
-    partial.complete(Durability::Announced)?;
-    whole(holder, partial.hash())
+/// Makes room for a unit, proves it and keeps it.
+fn keep(part: &Part, unit: u64, bytes: &[u8]) -> Result<Came, KeepError> {
+    let range = unit_range(unit, part.length);
+    let missing = !part.partial.get().is_some_and(|partial| partial.has(unit));
+    if missing {
+        let written = write(part, range, bytes);
+        // By what is here, whether it was written or not.
+        part.holder.ledger().recount(&part.hash, part.bytes());
+        written?;
+    }
+    let partial = part.begun()?;
+    let whole = partial.is_complete();
+    if whole {
+        finish(part, partial)?;
+    }
+    Ok(Came { missing, whole })
+}
+
+fn write(part: &Part, range: std::ops::Range<u64>, bytes: &[u8]) -> Result<(), KeepError> {
+    if part.partial.get().is_none() {
+        // Of a length that is a lie, no file is made.
+        check_length(&part.hash, part.length, &range, bytes)?;
+    }
+    grow(part, range.end - range.start)?;
+    part.begun()?.write_unit(range, bytes)?;
+    Ok(())
+}
+
+fn finish(part: &Part, partial: &PartialBlob) -> Result<(), KeepError> {
+    partial.complete_kept()?;
+    whole(part)
 }
 
 /// All of a blob is in the store and survives a power loss; from now on its entry does, too.
-fn whole(holder: &Holder, hash: &BlobHash) -> Result<(), KeepError> {
+fn whole(part: &Part) -> Result<(), KeepError> {
+    let (holder, hash) = (&part.holder, &part.hash);
     holder.ledger().whole(hash);
     holder.write(hash, true)?;
     holder.changed.send_modify(|count| *count += 1);

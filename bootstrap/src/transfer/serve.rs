@@ -203,6 +203,10 @@ async fn prepare(context: &Arc<Context>, node: NodeId, request: Request, relayed
     if !is_proof && !context.admit(&hash, &node) {
         return without_data(Answer::Busy);
     }
+    if let Some(holder) = context.holder.as_ref().filter(|_| !is_proof) {
+        // What is fetched is of use: it goes later than others.
+        holder.touch(&hash);
+    }
     let taken = (!is_proof).then_some(Taken { context, hash, node });
     Ready { answer, sent: Some(Sent { bytes, form, _room: room, _taken: taken }) }
 }

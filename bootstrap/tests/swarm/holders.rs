@@ -205,6 +205,103 @@ async fn flood_pushes_out_its_own_and_nothing_else() {
     assert_eq!(push(&loud, &entry, &[larger]).await.refused[&larger.0], PushRefusal::TooLarge);
 }
 
+/// What a member announces itself stays when it is pushed out, whether it was here before it was pushed or came after.
+#[tokio::test(flavor = "multi_thread")]
+async fn own_announced_blobs_survive_that_they_are_pushed_out() {
+    log();
+    let hold = HoldConfig { quota: 8 * MIB as u64, access: Arc::new(Everybody) };
+    let holder = Node::with(&[TCP], Limits::default(), Some(hold)).await;
+    let addresses = holder.net.addresses().await;
+    let node = Node::new(&[]).await;
+    let push = async |content: &[u8]| {
+        let blob = (node.add_blob(content), content.len() as u64);
+        let request = PushRequest { holder: holder.id(), addresses: addresses.clone(), blobs: vec![blob], part_of: None };
+        (blob.0, node.net.push(&request).await.unwrap())
+    };
+    let (before, after) = (bytes(2 * MIB, 100), bytes(2 * MIB, 101));
+    holder.store.import_bytes(&before, Durability::Announced).unwrap();
+    let (before, report) = push(&before).await;
+    assert_eq!((report.kept, report.sent), (vec![before], 0));
+    let (_, report) = push(&after).await;
+    assert_eq!(report.sent, after.len() as u64);
+    let after = holder.store.import_bytes(&after, Durability::Announced).unwrap();
+    let mut flood = Vec::new();
+    for seed in 0..10 {
+        let (hash, report) = push(&bytes(2 * MIB, seed)).await;
+        assert_eq!(report.kept, [hash], "{report:?}");
+        flood.push(hash);
+    }
+    let kept = holder.net.holder().unwrap();
+    assert!(!kept.holds(&before) && !kept.holds(&after) && !kept.holds(&flood[0]));
+    holder.store.gc(0).unwrap();
+    let here = [before, after, flood[0]].map(|hash| holder.store.contains(&hash).unwrap());
+    assert_eq!(here, [true, true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_first_unit_leaves_no_file() {
+    log();
+    let folder = tempfile::tempdir().unwrap();
+    let entry = Entry::start(folder.path(), &key(), 1 << 30).await;
+    let content = bytes(3 * MIB, 1);
+    let (hash, length) = (BlobHash::of(&content), content.len() as u64);
+    let files = || std::fs::read_dir(folder.path().join("partials")).unwrap().count();
+    let mut pusher = Pusher::connect(&entry.addresses[0], &[&content]).await;
+    assert!(matches!(pusher.offer(&[(hash, length)]).await, Some(Taken::Wants(_))));
+    assert_eq!(files(), 0, "nothing is made for an offer");
+    pusher.unit(&hash, 2, |bytes| bytes[100] ^= 1).await;
+    pusher.say(Pushed::Done).await;
+    assert_eq!(pusher.answer().await, Some(Taken::Ended(PushRefusal::WrongBytes)));
+    assert_eq!((files(), entry.holder.stats().used), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_are_not_wanted_end_the_push() {
+    log();
+    let folder = tempfile::tempdir().unwrap();
+    let entry = Entry::start(folder.path(), &key(), 1 << 30).await;
+    let content = bytes(2 * MIB, 1);
+    let (hash, length) = (BlobHash::of(&content), content.len() as u64);
+    let mut pusher = Pusher::connect(&entry.addresses[0], &[&content]).await;
+    assert!(matches!(pusher.offer(&[(hash, length)]).await, Some(Taken::Wants(_))));
+    for _ in 0..18 {
+        pusher.unit(&hash, 1, |_| {}).await;
+    }
+    assert_eq!(pusher.answer().await, Some(Taken::Ended(PushRefusal::WrongBytes)));
+    let stats = entry.holder.stats();
+    assert_eq!((stats.parts, stats.used), (1, MIB as u64 + 4096), "what came is kept");
+}
+
+/// Neither does a member say that it has what it hides, nor is a length believed that is not the blob's.
+#[tokio::test(flavor = "multi_thread")]
+async fn hidden_blobs_are_put_off_and_stated_lengths_compared() {
+    log();
+    struct Hides(BlobHash);
+    impl PushAccess for Hides {
+        fn may_push(&self, _: &NodeId) -> bool {
+            true
+        }
+        fn may_tell(&self, hash: &BlobHash, _: &NodeId) -> bool {
+            *hash != self.0
+        }
+    }
+    let (hidden, open) = (bytes(2 * MIB, 1), bytes(2 * MIB, 2));
+    let hold = HoldConfig { quota: 1 << 30, access: Arc::new(Hides(BlobHash::of(&hidden))) };
+    let holder = Node::with(&[TCP], Limits::default(), Some(hold)).await;
+    let [hidden, open] = [hidden, open].map(|content| holder.store.import_bytes(&content, Durability::Announced).unwrap());
+    let length = 2 * MIB as u64;
+    let mut pusher = Pusher::connect(&holder.net.addresses().await[0], &[]).await;
+    let Some(Taken::Wants(wants)) = pusher.offer(&[(hidden, length), (open, length)]).await else { panic!("it answers") };
+    assert_eq!(wants[..], [Want::No(PushRefusal::Busy), Want::Kept]);
+    let mut pusher = Pusher::connect(&holder.net.addresses().await[0], &[]).await;
+    assert_eq!(pusher.offer(&[(open, length + 1)]).await, Some(Taken::Ended(PushRefusal::WrongBytes)));
+    until("it is named", async || {
+        let seen = holder.seen.lock();
+        seen.misbehaved.iter().any(|(node, what)| *node == pusher.id && matches!(what, Misbehaviour::WrongLength(_)))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disk_refuses_until_there_is_room() {
     log();
@@ -230,6 +327,9 @@ async fn private_blobs_are_not_pushed_and_strangers_push_to_no_member() {
     struct Nobody;
     impl PushAccess for Nobody {
         fn may_push(&self, _: &NodeId) -> bool {
+            false
+        }
+        fn may_tell(&self, _: &BlobHash, _: &NodeId) -> bool {
             false
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use barnraiser_bootstrap::{HoldConfig, Holder, PushAccess};
+use barnraiser_bootstrap::{BlobAccess as _, HoldConfig, Holder, PushAccess};
 use barnraiser_protocol::bounded::BoundedVec;
 use barnraiser_protocol::id::{BlobHash, NetworkId, NodeId};
 use barnraiser_protocol::record::payload::{HAVE_BLOBS_MAX, Have};
@@ -12,6 +12,7 @@ use barnraiser_protocol::record::{Kind, Payload};
 use barnraiser_store::Store;
 
 use super::Daemon;
+use super::artefacts::Private;
 use super::engines::Engines;
 use super::networks::Network;
 use crate::config::ServeConfig;
@@ -27,17 +28,24 @@ const TOLD_MAX: usize = 100 * HAVE_BLOBS_MAX;
 /// How often it is looked for what began to come and was left.
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
 
-/// Members of any network of this node.
-struct Members(Arc<Engines>);
+/// Members of any network of this node. What it hides itself they learn from no offer.
+struct Members {
+    engines: Arc<Engines>,
+    private: Arc<Private>,
+}
 
 impl PushAccess for Members {
     fn may_push(&self, from: &NodeId) -> bool {
-        self.0.any(|engine| engine.is_member(from))
+        self.engines.any(|engine| engine.is_member(from))
+    }
+
+    fn may_tell(&self, hash: &BlobHash, to: &NodeId) -> bool {
+        self.private.may_serve(hash, to)
     }
 }
 
 /// What to hold, as the owner says it.
-pub(super) fn hold_config(serve: &ServeConfig, store: &Store, engines: &Arc<Engines>) -> Option<HoldConfig> {
+pub(super) fn hold_config(serve: &ServeConfig, store: &Store, engines: &Arc<Engines>, private: &Arc<Private>) -> Option<HoldConfig> {
     let quota = match (serve.hold, serve.seed_only) {
         (Some(size), _) => size.bytes(),
         (None, true) => match store.free_bytes() {
@@ -49,7 +57,7 @@ pub(super) fn hold_config(serve: &ServeConfig, store: &Store, engines: &Arc<Engi
         },
         (None, false) => return None,
     };
-    Some(HoldConfig { quota, access: Arc::new(Members(engines.clone())) })
+    Some(HoldConfig { quota, access: Arc::new(Members { engines: engines.clone(), private: private.clone() }) })
 }
 
 impl Daemon {

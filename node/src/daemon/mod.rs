@@ -223,7 +223,7 @@ impl Daemon {
             access: private.clone(),
             records: Arc::new(Boards(engines.clone())),
             branches: branches.clone(),
-            hold: holding::hold_config(&config.serve, &store, &engines),
+            hold: holding::hold_config(&config.serve, &store, &engines, &private),
         })
         .await?;
         let rest = sandbox.err().filter(|_| wants).map(|problem| (problem.to_string(), None));

@@ -3,12 +3,14 @@
 //! Anybody may push to a holder, so room is shared out by who uses it: a **source** is a peer and the block of addresses
 //! that it comes from, since PeerIds cost nothing and addresses do. When room is wanted, it is taken from the block that
 //! uses most, the room that is wanted counted as its; within the block from the peer that uses most; of that peer's blobs
-//! the one that was used longest ago goes. So a flood by one source, whatever it pushes and under however many keys, pushes
-//! out its own, and others' only as far as they use more than it does.
+//! the one that was used longest ago goes. Where all of them are coming at that moment, the next peer or block is looked
+//! at, as long as it uses more than the pusher would. So a flood by one source, whatever it pushes and under however many
+//! keys, pushes out its own, and others' only as far as they use more than it does.
 //!
 //! A blob that several sources pushed is charged to one of them; when it would go for that one, it is charged to the next.
-//! What has not come whole counts by the bytes that were proven. No I/O and no clock: the caller keeps the [`Kept`]s on
-//! disk and hands them in with [`Ledger::load`].
+//! What has not come whole counts by the bytes that were proven. Every blob counts so much beside its bytes that no more
+//! than [`HELD_BLOBS_MAX`] fit: who pushes many small ones uses much. No I/O and no clock: the caller keeps the [`Kept`]s on
+//! disk, hands them in with [`Ledger::load`], and removes what is [`Gone`]; until it has, nobody may offer that again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +24,8 @@ use crate::time::Timestamp;
 
 /// The most blobs that a holder keeps: some 300 bytes of memory each.
 pub const HELD_BLOBS_MAX: usize = 262_144;
-/// What each blob counts beside its bytes: its entries in the database, and the rest of a block of the disk.
+/// The least that each blob counts beside its bytes: its entries in the database, and the rest of a block of the disk. With
+/// a quota of more than a GiB it counts more ([`Ledger::overhead`]).
 pub const HELD_OVERHEAD: u64 = 4096;
 /// The most blobs of one peer that have begun to come and are not whole.
 pub const HELD_PARTS_MAX: usize = 64;
@@ -81,10 +84,13 @@ pub struct Kept {
     pub sources: BoundedVec<Source, SOURCES_MAX>,
 }
 
-impl Kept {
-    const fn charge(&self) -> u64 {
-        self.bytes.saturating_add(HELD_OVERHEAD)
-    }
+/// Something that the ledger let go; the caller removes it, then says so ([`Ledger::gone`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// The blob.
+    pub hash: BlobHash,
+    /// Whether all of it was here; else it is a part that goes, and never a blob that came another way.
+    pub whole: bool,
 }
 
 /// What becomes of an offer.
@@ -108,6 +114,7 @@ struct Peer {
 struct User {
     bytes: u64,
     peers: BTreeMap<NodeId, Peer>,
+    by_use: BTreeSet<(u64, NodeId)>,
 }
 
 /// Who uses how much of a holder.
@@ -120,18 +127,37 @@ pub struct Ledger {
     by_use: BTreeSet<(u64, Block)>,
     /// What is coming at this moment: it does not go.
     busy: BTreeSet<BlobHash>,
+    /// What was let go and is still being removed.
+    going: BTreeSet<BlobHash>,
+}
+
+/// For whom room is made.
+struct Wanted<'a> {
+    from: &'a Source,
+    /// Bytes.
+    more: u64,
+    /// The blob that it is for.
+    keep: &'a BlobHash,
 }
 
 impl Ledger {
     /// One for `quota` bytes.
     pub const fn new(quota: u64) -> Self {
-        Self { quota, total: 0, held: BTreeMap::new(), users: BTreeMap::new(), by_use: BTreeSet::new(), busy: BTreeSet::new() }
+        Self {
+            quota,
+            total: 0,
+            held: BTreeMap::new(),
+            users: BTreeMap::new(),
+            by_use: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            going: BTreeSet::new(),
+        }
     }
 
     /// Puts in what was held before a restart.
     pub fn load(&mut self, hash: BlobHash, kept: Kept) {
         if !self.held.contains_key(&hash) {
-            self.total = self.total.saturating_add(kept.charge());
+            self.total = self.total.saturating_add(self.charged(&kept));
             self.charge(&hash, &kept, true);
             self.held.insert(hash, kept);
         }
@@ -140,6 +166,16 @@ impl Ledger {
     /// How many bytes may be held, ...
     pub const fn quota(&self) -> u64 {
         self.quota
+    }
+
+    /// What each blob counts beside its bytes.
+    pub const fn overhead(&self) -> u64 {
+        let share = self.quota / HELD_BLOBS_MAX as u64;
+        if share > HELD_OVERHEAD { share } else { HELD_OVERHEAD }
+    }
+
+    const fn charged(&self, kept: &Kept) -> u64 {
+        kept.bytes.saturating_add(self.overhead())
     }
 
     /// ... and how many are, with what each blob counts beside its bytes.
@@ -162,11 +198,20 @@ impl Ledger {
         self.users.get(block).map_or(0, |user| user.bytes)
     }
 
-    /// Somebody offers a blob. Where it may come, it is busy until [`Ledger::rest`].
+    /// Somebody offers a blob. Where it may come, it is busy until [`Ledger::rest`], and counts from now on what each counts
+    /// beside its bytes; puts what must go for that into `gone`, as [`Ledger::grow`] does.
     ///
     /// # Errors
-    /// [`PushRefusal`], without anything changed.
-    pub fn offer(&mut self, now: Timestamp, from: Source, hash: BlobHash, length: u64, told: bool) -> Result<Offer, PushRefusal> {
+    /// [`PushRefusal`], and the blob is not entered.
+    pub fn offer(
+        &mut self,
+        now: Timestamp,
+        from: Source,
+        hash: BlobHash,
+        length: u64,
+        told: bool,
+        gone: &mut Vec<Gone>,
+    ) -> Result<Offer, PushRefusal> {
         if let Some(kept) = self.held.get(&hash).filter(|kept| kept.whole) {
             let mut kept = kept.clone();
             kept.used = kept.used.max(now);
@@ -179,16 +224,19 @@ impl Ledger {
             self.replace(hash, kept);
             return Ok(Offer::Kept);
         }
-        if self.busy.contains(&hash) {
+        if self.busy.contains(&hash) || self.going.contains(&hash) {
             return Err(PushRefusal::Busy);
         }
-        if length.saturating_add(HELD_OVERHEAD) > self.quota {
+        if length.saturating_add(self.overhead()) > self.quota {
             return Err(PushRefusal::TooLarge);
         }
         let begun = self.held.get(&hash).cloned();
         let parts = self.users.get(&from.block).and_then(|user| user.peers.get(&from.peer)).map_or(0, |peer| peer.parts);
         if begun.is_none() && parts >= HELD_PARTS_MAX || !self.could_hold(&from, length) {
             return Err(PushRefusal::Full);
+        }
+        if begun.is_none() {
+            self.make_room(&Wanted { from: &from, more: self.overhead(), keep: &hash }, gone)?;
         }
         // Who goes on with what another began is charged for it from now on: the other may have no room left.
         let others = begun.iter().flat_map(|kept| kept.sources.iter()).filter(|source| **source != from).copied();
@@ -203,7 +251,7 @@ impl Ledger {
     /// Whether `length` bytes of that source could be held, were everything taken for it that may be: others use as little as
     /// they have, or as much as it would.
     fn could_hold(&self, from: &Source, length: u64) -> bool {
-        let need = length.saturating_add(HELD_OVERHEAD);
+        let need = length.saturating_add(self.overhead());
         let beside = self.users.get(&from.block).into_iter().flat_map(|user| &user.peers).filter(|(peer, _)| **peer != from.peer);
         let own = beside.map(|(_, peer)| peer.bytes.min(need)).fold(need, u64::saturating_add);
         let others = self.users.iter().filter(|(block, _)| **block != from.block).map(|(_, user)| user.bytes.min(own));
@@ -215,10 +263,10 @@ impl Ledger {
     ///
     /// # Errors
     /// [`PushRefusal::Full`]: the bytes are not counted and must not be kept.
-    pub fn grow(&mut self, now: Timestamp, hash: &BlobHash, more: u64, gone: &mut Vec<BlobHash>) -> Result<(), PushRefusal> {
+    pub fn grow(&mut self, now: Timestamp, hash: &BlobHash, more: u64, gone: &mut Vec<Gone>) -> Result<(), PushRefusal> {
         let Some(kept) = self.held.get(hash) else { return Err(PushRefusal::Full) };
         let Some(&from) = kept.sources.first() else { return Err(PushRefusal::Full) };
-        self.make_room(&from, more, hash, gone)?;
+        self.make_room(&Wanted { from: &from, more, keep: hash }, gone)?;
         if let Some(kept) = self.held.get(hash) {
             let kept = Kept { bytes: kept.bytes.saturating_add(more).min(kept.length), used: now, ..kept.clone() };
             self.replace(*hash, kept);
@@ -242,9 +290,16 @@ impl Ledger {
         }
     }
 
-    /// Nothing more of it comes at this moment.
-    pub fn rest(&mut self, hash: &BlobHash) {
+    /// Nothing more of it comes at this moment. Where not a byte came, it is forgotten, and given.
+    pub fn rest(&mut self, hash: &BlobHash) -> Option<Gone> {
         self.busy.remove(hash);
+        self.held.get(hash).filter(|kept| !kept.whole && kept.bytes == 0)?;
+        self.drop_one(hash)
+    }
+
+    /// What was let go is removed: it may be offered again.
+    pub fn gone(&mut self, hash: &BlobHash) {
+        self.going.remove(hash);
     }
 
     /// Somebody fetches it.
@@ -258,65 +313,83 @@ impl Ledger {
     /// It is not here any more.
     pub fn remove(&mut self, hash: &BlobHash) -> Option<Kept> {
         let kept = self.held.remove(hash)?;
-        self.total = self.total.saturating_sub(kept.charge());
+        self.total = self.total.saturating_sub(self.charged(&kept));
         self.charge(hash, &kept, false);
         Some(kept)
     }
 
     /// Forgets what began to come and was left, and gives it.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<BlobHash> {
+    pub fn expire(&mut self, now: Timestamp) -> Vec<Gone> {
         let left = |(hash, kept): (&BlobHash, &Kept)| {
             (!kept.whole && kept.used + HELD_PART_TIME < now && !self.busy.contains(hash)).then_some(*hash)
         };
-        let gone: Vec<BlobHash> = self.held.iter().filter_map(left).collect();
-        for hash in &gone {
-            self.remove(hash);
-        }
-        gone
+        let left: Vec<BlobHash> = self.held.iter().filter_map(left).collect();
+        left.iter().filter_map(|hash| self.drop_one(hash)).collect()
     }
 
     /// Takes what is over the quota, as after the owner made it smaller.
-    pub fn trim(&mut self) -> Vec<BlobHash> {
+    pub fn trim(&mut self) -> Vec<Gone> {
         let mut gone = Vec::new();
         while self.total > self.quota {
-            let Some(block) = self.by_use.last().map(|(_, block)| *block) else { break };
-            if !self.take_from(&block, None, 0, &mut gone) {
-                break;
-            }
+            let Some(hash) = self.by_use.iter().rev().find_map(|(_, block)| self.victim_in(block, None)) else { break };
+            self.take(&hash, &mut gone);
         }
         gone
     }
 
-    fn make_room(&mut self, from: &Source, more: u64, keep: &BlobHash, gone: &mut Vec<BlobHash>) -> Result<(), PushRefusal> {
-        while self.total.saturating_add(more) > self.quota || self.held.len() > HELD_BLOBS_MAX {
-            let own = self.used_by(&from.block).saturating_add(more);
-            let block = match self.by_use.last() {
-                Some((bytes, block)) if *bytes > own => *block,
-                _ => from.block,
-            };
-            if !self.take_from(&block, Some((from, keep)), more, gone) {
-                return Err(PushRefusal::Full);
-            }
+    fn make_room(&mut self, wanted: &Wanted<'_>, gone: &mut Vec<Gone>) -> Result<(), PushRefusal> {
+        while self.total.saturating_add(wanted.more) > self.quota {
+            let Some(hash) = self.victim(wanted) else { return Err(PushRefusal::Full) };
+            self.take(&hash, gone);
         }
         Ok(())
     }
 
-    /// Takes one blob of the block's greatest peer, the longest unused one; `pusher` wants `more`, for a blob that stays.
-    fn take_from(&mut self, block: &Block, pusher: Option<(&Source, &BlobHash)>, more: u64, gone: &mut Vec<BlobHash>) -> bool {
-        let Some(user) = self.users.get(block) else { return false };
-        let wanted = |peer: &NodeId| if pusher.is_some_and(|(from, _)| from.peer == *peer && from.block == *block) { more } else { 0 };
-        let may_go = |hash: &BlobHash| !self.busy.contains(hash) && pusher.is_none_or(|(_, keep)| keep != hash);
-        let greatest = user.peers.iter().max_by_key(|(id, peer)| (peer.bytes.saturating_add(wanted(id)), **id));
-        let victim = greatest.and_then(|(_, peer)| peer.blobs.iter().map(|(_, hash)| *hash).find(|hash| may_go(hash)));
-        let Some(hash) = victim else { return false };
-        let Some(kept) = self.remove(&hash) else { return false };
-        let others: Vec<Source> = kept.sources.iter().skip(1).copied().collect();
-        if kept.whole && !others.is_empty() {
-            self.load(hash, Kept { sources: bounded(others), ..kept });
-        } else {
-            gone.push(hash);
+    /// The blob that goes next: of the greatest block that uses more than the pusher's would, else of the pusher's.
+    fn victim(&self, wanted: &Wanted<'_>) -> Option<BlobHash> {
+        let own = wanted.from.block;
+        let would = self.used_by(&own).saturating_add(wanted.more);
+        let greater = self.by_use.iter().rev().take_while(|(bytes, _)| *bytes > would).map(|(_, block)| block);
+        greater.filter(|block| **block != own).find_map(|block| self.victim_in(block, Some(wanted))).or_else(|| self.victim_at_home(wanted))
+    }
+
+    /// The longest unused blob that may go of a block's greatest peer, or of the next.
+    fn victim_in(&self, block: &Block, wanted: Option<&Wanted<'_>>) -> Option<BlobHash> {
+        let user = self.users.get(block)?;
+        user.by_use.iter().rev().find_map(|(_, peer)| self.victim_of(user, peer, wanted))
+    }
+
+    /// As well, of the pusher's block: there only from itself, and from peers that use at least as much as it would.
+    fn victim_at_home(&self, wanted: &Wanted<'_>) -> Option<BlobHash> {
+        let user = self.users.get(&wanted.from.block)?;
+        let own = wanted.from.peer;
+        let would = user.peers.get(&own).map_or(0, |peer| peer.bytes).saturating_add(wanted.more);
+        let as_great = || user.by_use.iter().rev().take_while(|(bytes, _)| *bytes >= would).filter(|(_, peer)| *peer != own);
+        let greater = as_great().take_while(|(bytes, _)| *bytes > would);
+        let equal = as_great().skip_while(|(bytes, _)| *bytes > would);
+        let order = greater.map(|(_, peer)| *peer).chain(std::iter::once(own)).chain(equal.map(|(_, peer)| *peer));
+        order.into_iter().find_map(|peer| self.victim_of(user, &peer, Some(wanted)))
+    }
+
+    fn victim_of(&self, user: &User, peer: &NodeId, wanted: Option<&Wanted<'_>>) -> Option<BlobHash> {
+        let may_go = |hash: &BlobHash| !self.busy.contains(hash) && wanted.is_none_or(|wanted| wanted.keep != hash);
+        user.peers.get(peer)?.blobs.iter().map(|(_, hash)| *hash).find(may_go)
+    }
+
+    /// Takes a blob from who is charged for it: it goes, or the next of its sources is charged.
+    fn take(&mut self, hash: &BlobHash, gone: &mut Vec<Gone>) {
+        let others = |kept: &Kept| kept.sources.iter().skip(1).copied().collect::<Vec<Source>>();
+        match self.held.get(hash).filter(|kept| kept.whole).map(|kept| (kept.clone(), others(kept))) {
+            Some((kept, others)) if !others.is_empty() => self.replace(*hash, Kept { sources: bounded(others), ..kept }),
+            _ => gone.extend(self.drop_one(hash)),
         }
-        true
+    }
+
+    /// Forgets a blob, which goes.
+    fn drop_one(&mut self, hash: &BlobHash) -> Option<Gone> {
+        let kept = self.remove(hash)?;
+        self.going.insert(*hash);
+        Some(Gone { hash: *hash, whole: kept.whole })
     }
 
     fn replace(&mut self, hash: BlobHash, kept: Kept) {
@@ -327,23 +400,27 @@ impl Ledger {
     /// Adds a blob to what its first source uses, or takes it away.
     fn charge(&mut self, hash: &BlobHash, kept: &Kept, add: bool) {
         let Some(source) = kept.sources.first() else { return };
+        let charged = self.charged(kept);
         let user = self.users.entry(source.block).or_default();
         let peer = user.peers.entry(source.peer).or_default();
         self.by_use.remove(&(user.bytes, source.block));
+        user.by_use.remove(&(peer.bytes, source.peer));
         let (part, item) = (usize::from(!kept.whole), (kept.used, *hash));
         if add {
             peer.blobs.insert(item);
             peer.parts += part;
-            peer.bytes = peer.bytes.saturating_add(kept.charge());
-            user.bytes = user.bytes.saturating_add(kept.charge());
+            peer.bytes = peer.bytes.saturating_add(charged);
+            user.bytes = user.bytes.saturating_add(charged);
         } else {
             peer.blobs.remove(&item);
             peer.parts = peer.parts.saturating_sub(part);
-            peer.bytes = peer.bytes.saturating_sub(kept.charge());
-            user.bytes = user.bytes.saturating_sub(kept.charge());
-            if peer.blobs.is_empty() {
-                user.peers.remove(&source.peer);
-            }
+            peer.bytes = peer.bytes.saturating_sub(charged);
+            user.bytes = user.bytes.saturating_sub(charged);
+        }
+        if peer.blobs.is_empty() {
+            user.peers.remove(&source.peer);
+        } else {
+            user.by_use.insert((peer.bytes, source.peer));
         }
         if user.peers.is_empty() {
             self.users.remove(&source.block);

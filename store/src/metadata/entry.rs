@@ -37,6 +37,8 @@ pub(crate) enum Class {
     Announced,
     /// Synced some time; may be evicted.
     Cached,
+    /// As announced, for others: not evicted, but removed or lowered by whoever keeps it for them.
+    Kept,
 }
 
 /// Whether a blob may be read.

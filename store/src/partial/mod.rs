@@ -19,6 +19,7 @@ use rocksdb::WriteBatch;
 
 use crate::error::{Fault, PartialError, ReadError};
 use crate::geometry::{BLOB_BYTES_MAX, GROUP_BYTES, INLINE_BYTES_MAX, UNIT_BYTES, chunk_ranges, shape, unit_count, unit_range};
+use crate::import::Level;
 use crate::metadata::{State, Sync};
 use crate::store::{Durability, Store};
 use crate::verify::{Groups, Sink, WalkError, walk};
@@ -168,6 +169,11 @@ pub(crate) fn is_begun(store: &Store, hash: &BlobHash) -> Result<bool, Fault> {
     Ok(units::header(store, hash)?.is_some())
 }
 
+/// The length with which a fetch was begun that has not ended.
+pub(crate) fn begun_length(store: &Store, hash: &BlobHash) -> Result<Option<u64>, Fault> {
+    Ok(units::header(store, hash)?.map(|header| header.length))
+}
+
 /// How many units of a fetch were noted.
 pub(crate) fn noted_units(store: &Store, hash: &BlobHash) -> Result<u64, Fault> {
     Ok(units::noted(store, hash)?.len() as u64)
@@ -303,21 +309,33 @@ impl PartialBlob {
     /// # Errors
     /// [`PartialError::Incomplete`], [`PartialError::Ended`], or this machine's; then the fetch goes on where it was.
     pub fn complete(&self, durability: Durability) -> Result<(), PartialError> {
+        self.complete_as(durability.into())
+    }
+
+    /// As [`PartialBlob::complete`], for others: it survives a power loss and is not evicted until [`Store::remove`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn complete_kept(&self) -> Result<(), PartialError> {
+        self.complete_as(Level::Kept)
+    }
+
+    fn complete_as(&self, level: Level) -> Result<(), PartialError> {
         let state = &*self.state;
         // Synced before the locks are taken, since it may take long; nothing is written to a complete blob any more.
-        if let (Backing::Files(files), Durability::Announced, true) = (&state.backing, durability, self.is_complete()) {
+        if let (Backing::Files(files), false, true) = (&state.backing, level == Level::Cached, self.is_complete()) {
             files.sync()?;
         }
         if let Backing::Memory(bytes) = &state.backing {
             drop(self.checked_complete()?);
             // No lock is held while the blob is entered: its stripe comes before them.
             let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            state.store.commit_inline(&state.hash, &bytes, durability.into())?;
+            state.store.commit_inline(&state.hash, &bytes, level)?;
             self.units().ended = true;
         } else if let Backing::Files(files) = &state.backing {
             let _stripe = state.store.stripe(&state.hash);
             let mut units = self.checked_complete()?;
-            files.promote(&state.store, &state.hash, state.length, durability.into())?;
+            files.promote(&state.store, &state.hash, state.length, level)?;
             state.store.remember_fetched(&state.hash);
             units.ended = true;
         }

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::ops::ControlFlow;
 
 use barnraiser_protocol::id::BlobHash;
-use barnraiser_store::{Collecting, Durability, ReadError, Stats, Store};
+use barnraiser_store::{Collecting, Durability, Keeping, ReadError, Stats, Store};
 
 use crate::support::{blob_path, bytes, check_sound, encoding, files_below, flip, home};
 
@@ -243,6 +243,44 @@ fn announcing_a_cached_blob_keeps_it() {
         home.store.gc(0).unwrap();
         assert!(home.store.contains(&hash).unwrap());
     }
+}
+
+/// What is kept for others is as safe as what is announced, and removing it takes nothing that is announced too, whichever
+/// came first.
+#[test]
+fn removing_ends_a_keep_and_spares_what_is_announced() {
+    for length in [10, 100_000] {
+        let home = home();
+        let store = &home.store;
+        let add = |seed, durability| store.import_bytes(&bytes(seed, length), durability).unwrap();
+        let (kept, own, both) = (add(1, Durability::Cached), add(2, Durability::Announced), add(3, Durability::Cached));
+        assert_eq!(store.keep(&kept).unwrap(), Keeping::Kept);
+        assert_eq!(store.keep(&kept).unwrap(), Keeping::Kept);
+        assert_eq!(store.keep(&own).unwrap(), Keeping::Announced);
+        assert_eq!(store.keep(&both).unwrap(), Keeping::Kept);
+        assert_eq!(store.keep(&BlobHash([7; 32])).unwrap(), Keeping::Absent);
+        assert_eq!(add(3, Durability::Announced), both);
+        store.gc(0).unwrap();
+        assert!([kept, own, both].iter().all(|hash| store.contains(hash).unwrap()));
+        assert_eq!(store.remove(&[kept, own, both]).unwrap(), [own, both]);
+        store.gc(0).unwrap();
+        assert_eq!([kept, own, both].map(|hash| store.contains(&hash).unwrap()), [false, true, true]);
+    }
+}
+
+#[test]
+fn removing_lowers_what_is_pinned_so_that_the_keep_ends_with_the_pin() {
+    let home = home();
+    let store = &home.store;
+    let hash = store.import_bytes(&bytes(1, 100_000), Durability::Cached).unwrap();
+    store.pin("mine", &hash).unwrap();
+    store.keep(&hash).unwrap();
+    assert_eq!(store.remove(&[hash]).unwrap(), [hash]);
+    store.gc(0).unwrap();
+    assert!(store.contains(&hash).unwrap());
+    store.unpin("mine").unwrap();
+    store.gc(0).unwrap();
+    assert!(!store.contains(&hash).unwrap());
 }
 
 /// A blob may be as long as a disk: who watches a scrub sees it go on within one, and may end it there.
