@@ -252,10 +252,24 @@ impl Ledger {
     /// they have, or as much as it would.
     fn could_hold(&self, from: &Source, length: u64) -> bool {
         let need = length.saturating_add(self.overhead());
-        let beside = self.users.get(&from.block).into_iter().flat_map(|user| &user.peers).filter(|(peer, _)| **peer != from.peer);
-        let own = beside.map(|(_, peer)| peer.bytes.min(need)).fold(need, u64::saturating_add);
-        let others = self.users.iter().filter(|(block, _)| **block != from.block).map(|(_, user)| user.bytes.min(own));
+        let home = self.users.get(&from.block);
+        let beside = home.into_iter().flat_map(|user| user.peers.values().zip(user.peers.keys())).filter(|(_, id)| **id != from.peer);
+        let own = beside.map(|(peer, _)| if peer.bytes >= need { need - self.oldest(peer).min(need) } else { peer.bytes });
+        let own = own.fold(need, u64::saturating_add);
+        let others = self.users.iter().filter(|(block, _)| **block != from.block);
+        let others = others.map(|(_, user)| if user.bytes > own { own - self.oldest_of(user).min(own) } else { user.bytes });
         others.fold(own, u64::saturating_add) <= self.quota
+    }
+
+    /// What a peer's longest unused blob counts: blobs go whole, and the last one may be more than had to go.
+    fn oldest(&self, peer: &Peer) -> u64 {
+        peer.blobs.first().and_then(|(_, hash)| self.held.get(hash)).map_or(0, |kept| self.charged(kept))
+    }
+
+    /// That of a block's greatest peer.
+    fn oldest_of(&self, user: &User) -> u64 {
+        let greatest = user.by_use.last().and_then(|(_, peer)| user.peers.get(peer));
+        greatest.map_or(0, |peer| self.oldest(peer))
     }
 
     /// So many more bytes of a blob are about to be kept. Puts what must go for them into `gone`; it is forgotten here
