@@ -20,7 +20,9 @@ use crate::partial::PartialState;
 use crate::quota::Room;
 
 /// The layout that this program writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest version that reads as it is: 2 has one more class of blobs, which programs for 1 would stumble over.
+const VERSION_MIN: u32 = 1;
 /// Bytes of the disk that are never used up: a database that can't write its log is harder to mend than a refused blob.
 const RESERVE_BYTES: u64 = 32 << 20;
 /// How stale the time of last use may be, so that reading a blob does not mean a write each time.
@@ -410,7 +412,7 @@ fn check_version(root: &Path) -> Result<bool, OpenError> {
     match found {
         0 => Err(not_a_store()),
         VERSION => Ok(false),
-        // A step to bring older layouts up to date goes here, once there is one.
+        VERSION_MIN..VERSION => write_version(root).map(|()| false).map_err(Into::into),
         _ => Err(OpenError::Newer { root: root.to_owned(), found, known: VERSION }),
     }
 }

@@ -91,10 +91,12 @@ impl Holder {
                 // Noted with each unit, and the entry only at the end of a push.
                 (kept.bytes, kept.whole) = (store.fetched_bytes(&hash)?.min(kept.length), false);
             }
-            if kept.whole && !was_whole {
-                // Cut short between its completion and this.
+            if kept.whole {
+                // Cut short between its completion and this; or its class was lowered, by whoever had another use for it.
                 kept.whole = store.keep(&hash)? != Keeping::Absent;
-                store.meta_put(&key, &codec::encode(&kept), false)?;
+                if kept.whole != was_whole {
+                    store.meta_put(&key, &codec::encode(&kept), false)?;
+                }
             }
             if kept.whole || kept.bytes > 0 {
                 ledger.load(hash, kept);

@@ -468,6 +468,10 @@ fn begin(holder: &Arc<Holder>, source: Source, hash: BlobHash, length: u64, told
         }
     }
     let Some(part) = entered else {
+        // Said again only where it is so again.
+        if holder.store.keep(&hash)? == Keeping::Absent {
+            return Err(KeepError::Refused(PushRefusal::Busy));
+        }
         holder.write(&hash, false)?;
         return Ok(None);
     };

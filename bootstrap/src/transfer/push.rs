@@ -200,7 +200,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Offering<'_, R, W> {
         let (mut wanted_before, mut in_vain) = (u64::MAX, 0);
         let offered = self.blobs.iter().map(|(_, length)| *length).fold(0, u64::saturating_add);
         let sent_max = self.report.sent.saturating_add(most_sent(offered));
-        let mut wants = Self::answer(self.holder, self.reader).await?;
+        let mut wants = in_time(Self::answer(self.holder, self.reader)).await?;
         loop {
             if wants.len() != self.blobs.len() {
                 return Err(Fault::OutOfTurn("an answer about other blobs than were offered"));
@@ -269,7 +269,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Offering<'_, R, W> {
                 // Before all was sent: only that it ends may be said then.
                 Either::Left((Err(fault), _)) => Err(fault),
                 Either::Left((Ok(_), _)) => Err(Fault::OutOfTurn("an answer before its turn")),
-                Either::Right((Ok(()), answer)) => answer.await,
+                // Only now is it the holder's turn: however long sending took, so long it has.
+                Either::Right((Ok(()), answer)) => in_time(answer).await,
                 Either::Right((Err(Fault::Frame(error)), answer)) => match tokio::time::timeout(LAST_WORD, answer).await {
                     Ok(Err(Fault::Push(said))) => Err(said.into()),
                     _ => Err(error.into()),
@@ -282,7 +283,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Offering<'_, R, W> {
     }
 
     async fn answer(holder: NodeId, reader: &mut R) -> Result<Vec<Want>, Fault> {
-        match within(ANSWER_TIME, frame::read(reader, PUSH_FRAME_BYTES_MAX)).await? {
+        match frame::read(reader, PUSH_FRAME_BYTES_MAX).await? {
             Some(Taken::Wants(wants)) => Ok(wants.into_inner()),
             Some(Taken::Ended(why)) => Err(PushError::Refused { holder, why }.into()),
             None => Err(PushError::Ended { holder, reason: "it closed the stream".into() }.into()),
@@ -292,6 +293,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Offering<'_, R, W> {
     fn check_access(&self, hash: &BlobHash) -> Result<(), PushError> {
         if self.context.config.access.may_serve(hash, &self.holder) { Ok(()) } else { Err(PushError::Private(*hash)) }
     }
+}
+
+/// Waits for an answer no longer than a holder may take.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(ANSWER_TIME, answer).await.unwrap_or_else(|_| Err(FrameError::Stalled(ANSWER_TIME).into()))
 }
 
 /// How many bytes of an offer of so many are sent at the most.
@@ -306,6 +312,9 @@ fn check_traffic(context: &Context, length: u64) -> Result<(), PushError> {
         None => Ok(()),
     }
 }
+
+/// A unit of a blob that is being read.
+type Reading = (BlobHash, JoinHandle<Result<Vec<u8>, PushError>>);
 
 /// Sends units at the rates of this node, the next read from the disk while one is sent.
 async fn send(
@@ -324,7 +333,7 @@ async fn send(
         let (store, range) = (context.config.store.clone(), *range);
         hash.map(|hash| (hash, tokio::task::spawn_blocking(move || encode(&store, &hash, range))))
     };
-    let mut next: Option<(BlobHash, JoinHandle<Result<Vec<u8>, PushError>>)> = units.first().and_then(read);
+    let mut next: Option<Reading> = units.first().and_then(read);
     for (index, (number, range)) in units.iter().enumerate() {
         let Some((hash, reading)) = next.take() else { break };
         // Hidden meanwhile, as what another build gives too.

@@ -331,7 +331,7 @@ mod tests {
     fn certificate_that_no_node_vouches_for_is_refused() {
         let (real, _) = certificate::generate(&Keypair::generate_ed25519()).unwrap();
         assert!(ByNodeKey::check(&real, &[]).is_ok());
-        assert!(ByNodeKey::check(&real, &[real.clone()]).is_err(), "one certificate, no chain");
+        assert!(ByNodeKey::check(&real, std::slice::from_ref(&real)).is_err(), "one certificate, no chain");
         assert!(ByNodeKey::check(&CertificateDer::from(vec![1, 2, 3]), &[]).is_err());
         for at in (0..real.len()).step_by(7) {
             let mut forged = real.to_vec();

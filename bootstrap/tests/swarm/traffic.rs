@@ -261,3 +261,15 @@ async fn a_unit_that_inflates_to_anything_else_is_a_wrong_byte() {
         assert!(matches!(named, Some((_, Misbehaviour::WrongBytes(_)))), "{lie:?}: {named:?}");
     }
 }
+
+/// All at once, right after the two have met: none may be lost on the way, since only the next comparison would bring it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_records_arrives() {
+    log();
+    let nodes = members(vec![Limits::default(), Limits::default()], TCP).await;
+    let records: Vec<Vec<u8>> = (0..200).map(|number| bytes(4000, number)).collect();
+    for record in &records {
+        nodes[0].net.publish(NETWORK, Topic::Control, record.clone()).await.unwrap();
+    }
+    until("all came", async || records.iter().all(|record| nodes[1].has_record(record))).await;
+}

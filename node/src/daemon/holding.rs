@@ -48,7 +48,8 @@ impl PushAccess for Members {
 pub(super) fn hold_config(serve: &ServeConfig, store: &Store, engines: &Arc<Engines>, private: &Arc<Private>) -> Option<HoldConfig> {
     let quota = match (serve.hold, serve.seed_only) {
         (Some(size), _) => size.bytes(),
-        (None, true) => match store.free_bytes() {
+        // Of what would be free without what is here: what was held before a restart is held after it.
+        (None, true) => match store.free_bytes().and_then(|free| Ok(free.saturating_add(store.stats()?.bytes))) {
             Ok(free) => free / FREE_SHARE,
             Err(error) => {
                 tracing::error!(%error, "the disk can't be asked how much is free; nothing is held for others");

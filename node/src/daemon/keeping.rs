@@ -128,7 +128,8 @@ impl Daemon {
 
     async fn has_all(&self, holder: NodeId, blob: BlobHash) -> Option<bool> {
         if holder == self.node() {
-            return self.on_store(move |store| store.contains(&blob)).await;
+            // What is only cached may go at any time.
+            return Some(self.net.holder().is_some_and(|holder| holder.holds(&blob)));
         }
         self.net.has_all(holder, blob).await
     }

@@ -249,7 +249,7 @@ impl Ledger {
     }
 
     /// Whether `length` bytes of that source could be held, were everything taken for it that may be: others use as little as
-    /// they have, or as much as it would.
+    /// they have, or as much as it would, less the blob that went last.
     fn could_hold(&self, from: &Source, length: u64) -> bool {
         let need = length.saturating_add(self.overhead());
         let home = self.users.get(&from.block);

@@ -384,6 +384,7 @@ mod tests {
     #[test]
     fn unit_of_a_stalled_provider_is_stolen_by_an_idle_one() {
         let mut schedule = Schedule::new(&units(1), 0);
+        schedule.joined(node(2));
         let Next::Unit(unit) = schedule.next(node(1), &Held::All, Duration::ZERO) else { panic!("a unit waits") };
         assert_eq!(schedule.next(node(2), &Held::All, Duration::ZERO), Next::Wait(Some(STEAL_AFTER_MIN)));
         assert_eq!(schedule.next(node(2), &Held::All, STEAL_AFTER_MIN), Next::Unit(unit));
@@ -507,27 +508,28 @@ mod tests {
         let (mut sent, mut order) = (vec![0u32; UNITS as usize], Vec::new());
         let mut known: Vec<(usize, u64)> = Vec::new();
         while sent.contains(&0) {
-            for fetcher in 0..usize::from(FETCHERS) {
+            for (fetcher, schedule) in schedules.iter_mut().enumerate() {
                 // What the others have got, but for the last ten.
                 for (other, number) in (0..usize::from(FETCHERS)).zip(1..) {
                     let held = known.iter().rev().skip(10).filter(|(by, _)| *by == other).map(|(_, unit)| *unit);
                     if other != fetcher {
                         let held = Held::Units(UnitSet::new(held));
-                        while let Next::Unit(range) = schedules[fetcher].next(node(number), &held, FAIR_START) {
-                            schedules[fetcher].done(&node(number), range.start, FAIR_START);
+                        while let Next::Unit(range) = schedule.next(node(number), &held, FAIR_START) {
+                            schedule.done(&node(number), range.start, FAIR_START);
                         }
                     }
                 }
-                let Next::Any(wanted) = schedules[fetcher].next(node(0), &Held::All, FAIR_START) else { continue };
+                let Next::Any(wanted) = schedule.next(node(0), &Held::All, FAIR_START) else { continue };
                 let Some(unit) = wanted.iter().min_by_key(|unit| sent[*unit as usize]) else { panic!("something is wanted") };
                 sent[unit as usize] += 1;
                 order.push(unit);
-                schedules[fetcher].chosen(&node(0), unit * MIB, FAIR_START);
-                assert!(schedules[fetcher].done(&node(0), unit * MIB, FAIR_START), "it comes once");
+                schedule.chosen(&node(0), unit * MIB, FAIR_START);
+                assert!(schedule.done(&node(0), unit * MIB, FAIR_START), "it comes once");
                 known.push((fetcher, unit));
             }
         }
-        assert_eq!(order.len(), UNITS as usize, "each was sent once");
+        // What the others got last is not heard of yet, and may be asked for.
+        assert!(order.len() < UNITS as usize + usize::from(FETCHERS), "{} units were sent for {UNITS}", order.len());
     }
 
     proptest! {

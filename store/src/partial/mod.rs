@@ -153,7 +153,7 @@ pub fn check_length(hash: &BlobHash, length: u64, range: &Range<u64>, encoded: &
     if length > BLOB_BYTES_MAX {
         return Err(PartialError::Length { hash: *hash, claimed: length, proven: None });
     }
-    if range.end != length || range.start > range.end || (range.is_empty() && length > 0) || range.start % GROUP_BYTES != 0 {
+    if range.end != length || range.start > range.end || (range.is_empty() && length > 0) || !range.start.is_multiple_of(GROUP_BYTES) {
         return Err(PartialError::NotAUnit { start: range.start, end: range.end, length });
     }
     decode::unit(hash, length, range, encoded).map(|_| ())

@@ -21,13 +21,24 @@ fn store_of_a_newer_version_is_refused_untouched() {
     drop(home.store);
     std::fs::write(root.join("version"), "7\n").unwrap();
     let error = Store::open(&root).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 7, known: 1, .. }));
+    assert!(matches!(error, OpenError::Newer { found: 7, known: 2, .. }));
     assert!(error.to_string().contains("use a newer `barn`"), "{error}");
     assert_eq!(std::fs::read_to_string(root.join("version")).unwrap(), "7\n");
     for text in ["", "banana", "0"] {
         std::fs::write(root.join("version"), text).unwrap();
         assert!(matches!(Store::open(&root), Err(OpenError::NotAStore { .. })), "{text:?}");
     }
+}
+
+#[test]
+fn store_of_the_version_before_is_read_and_becomes_one_of_this() {
+    let home = home();
+    let root = home.store.root().to_owned();
+    let hash = home.store.import_bytes(&bytes(1, 300_000), Durability::Announced).unwrap();
+    drop(home.store);
+    std::fs::write(root.join("version"), "1\n").unwrap();
+    assert!(Store::open(&root).unwrap().contains(&hash).unwrap());
+    assert_eq!(std::fs::read_to_string(root.join("version")).unwrap(), "2\n");
 }
 
 #[test]

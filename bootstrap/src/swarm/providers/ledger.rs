@@ -14,6 +14,9 @@ use libp2p::Multiaddr;
 
 use super::Party;
 
+/// When somebody told that it has something, the latest first, and who.
+type Told = (Reverse<Duration>, NodeId);
+
 /// What is announced: a blob's hash, or the place where members of a network meet.
 pub type Key = [u8; 32];
 
@@ -162,7 +165,7 @@ impl Ledger {
     /// there are more parties than can be named, others every now and then.
     pub fn providers(&self, key: &Key, most: usize, now: Duration) -> Vec<(NodeId, &[Multiaddr], Duration)> {
         let turn = now.as_nanos().checked_div(self.bounds.turn.as_nanos()).unwrap_or_default() as u64;
-        let mut parties: BTreeMap<(bool, Party), Vec<(Reverse<Duration>, NodeId)>> = BTreeMap::new();
+        let mut parties: BTreeMap<(bool, Party), Vec<Told>> = BTreeMap::new();
         for (id, entry) in self.of_key(key).filter(|(_, entry)| now < entry.renewed + self.bounds.lifetime) {
             let failed = entry.failed.is_some_and(|failed| now < failed + self.bounds.failed_for);
             parties.entry((failed, entry.party)).or_default().push((Reverse(entry.renewed), id.provider));
