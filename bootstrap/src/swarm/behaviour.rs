@@ -21,10 +21,14 @@ pub const IDENTIFY_PROTOCOL: &str = "barn/1";
 /// Kademlia of our own: not that of any other libp2p network.
 pub const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/barn/kad/1");
 
-/// The most bytes of a gossip message with its envelope; a record has 4 KiB at most.
-const GOSSIP_BYTES_MAX: usize = 8 << 10;
-/// The most message ids that one announcement lists: it must fit [`GOSSIP_BYTES_MAX`] with 34 bytes an id.
+/// The most bytes of an announcement of gossip.
+const ANNOUNCED_BYTES_MAX: usize = 8 << 10;
+/// The most message ids that one announcement lists: it must fit [`ANNOUNCED_BYTES_MAX`] with 34 bytes an id.
 const GOSSIP_IDS_MAX: usize = 200;
+/// The most bytes of a gossip message. A record has 4 KiB at most, and its receiver refuses what is longer; but libp2p (gossipsub
+/// 0.50) holds the length of all that it has read and not yet taken against this, and closes the stream: what is left of a
+/// message and the 8 KiB that it reads at once. With a bound near those it drops what comes in a burst.
+const GOSSIP_BYTES_MAX: usize = 64 << 10;
 /// Provider records are renewed so many times in their lifetime, so that one that is lost on the way ends nothing.
 const RENEWALS: u32 = 4;
 /// A peer with this many invalid messages in a short time is cut off; see [`topic_score`].
@@ -143,7 +147,7 @@ fn gossip() -> Result<gossipsub::Behaviour, String> {
         .message_id_fn(message_id)
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .max_control_messages_sent(GOSSIP_IDS_MAX)
-        .max_control_message_size(GOSSIP_BYTES_MAX)
+        .max_control_message_size(ANNOUNCED_BYTES_MAX)
         .duplicate_cache_time(Duration::from_secs(120))
         // Verdicts come from other threads; a message must still be in the cache then.
         .history_length(10)
