@@ -96,7 +96,8 @@ impl Dialler {
     }
 }
 
-const fn block_of(ip: IpAddr) -> Block {
+/// The block that an address is of.
+pub(crate) const fn block_of(ip: IpAddr) -> Block {
     match ip {
         IpAddr::V4(ip) => Block::v4(ip.octets()),
         IpAddr::V6(ip) => Block::v6(ip.octets()),

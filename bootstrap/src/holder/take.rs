@@ -13,15 +13,15 @@ use barnraiser_protocol::transfer::push::{
 };
 use barnraiser_store::geometry::{encoded_length, unit_count, unit_range};
 use barnraiser_store::{Durability, Keeping, PartialBlob, PartialError, UNIT_BYTES, check_length};
-use libp2p::multiaddr::Protocol;
+use libp2p::PeerId;
 use libp2p::swarm::Stream;
-use libp2p::{Multiaddr, PeerId};
 use tokio::task::JoinHandle;
 
 use super::{Holder, now};
 use crate::config::Limits;
 use crate::event::Misbehaviour;
-use crate::identity::node_id;
+use crate::identity::{ip_of, node_id};
+use crate::reach::block_of;
 use crate::substream::Inbound;
 use crate::substream::frame::{self, FrameError, within};
 use crate::traffic::Traffic;
@@ -57,7 +57,7 @@ fn out_of_turn(what: &str) -> TakeError {
 /// wrong, if it did. While blobs don't travel by `traffic`, only small ones are taken.
 pub(crate) async fn take(holder: Arc<Holder>, limits: Limits, traffic: Arc<Traffic>, inbound: Inbound) -> Option<(PeerId, Misbehaviour)> {
     let Inbound { peer, mut stream, relayed, address, slot: _slot, .. } = inbound;
-    let source = Source { peer: node_id(&peer)?, block: block_of(&address) };
+    let source = Source { peer: node_id(&peer)?, block: ip_of(&address).map_or(Block::Unknown, block_of) };
     let error = match offers(&holder, &limits, &traffic, source, relayed, &mut stream).await {
         Ok(()) => return None,
         Err(error) => error,
@@ -74,15 +74,6 @@ pub(crate) async fn take(holder: Arc<Holder>, limits: Limits, traffic: Arc<Traff
     // It may be gone, or in the middle of a unit; then it sees that the stream ends.
     let _ = within(limits.stall, frame::write(&mut stream, &Taken::Ended(said))).await;
     Some((peer, misbehaved?))
-}
-
-/// Where a peer comes from.
-fn block_of(address: &Multiaddr) -> Block {
-    match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => Block::v4(ip.octets()),
-        Some(Protocol::Ip6(ip)) => ip.to_ipv4_mapped().map_or(Block::v6(ip.octets()), |ip| Block::v4(ip.octets())),
-        _ => Block::Unknown,
-    }
 }
 
 async fn offers(

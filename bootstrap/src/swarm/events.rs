@@ -118,6 +118,10 @@ impl Driver {
                 let Some((network, from)) = network.zip(node_id(&propagation_source)) else {
                     return self.on_verdict(&token, crate::Verdict::Ignore);
                 };
+                // Longer ones are no records, and no honest node passes them on.
+                if message.data.len() > super::PUBLISH_BYTES_MAX {
+                    return self.on_verdict(&token, crate::Verdict::Reject);
+                }
                 self.emit(NetEvent::Record { network, bytes: message.data, from, via: Via::Gossip(token) });
             }
             gossipsub::Event::Subscribed { peer_id, topic } => {

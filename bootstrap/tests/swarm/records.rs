@@ -39,7 +39,7 @@ async fn two_nodes_gossip_over_quic() {
 async fn record_reaches_a_fresh_network_of_five_within_ten_milliseconds() {
     log();
     let nodes = network(5, &[TCP]).await;
-    let (mut times, mut gossiped) = (Vec::new(), 0);
+    let mut times = Vec::new();
     for round in 0..20u64 {
         let author = &nodes[round as usize % 5];
         let record = bytes(600, 100 + round);
@@ -48,10 +48,9 @@ async fn record_reaches_a_fresh_network_of_five_within_ten_milliseconds() {
         let others = || nodes.iter().filter(|node| node.id() != author.id());
         until("all have it", async || others().all(|node| node.has_record(&record))).await;
         times.extend(others().map(|node| node.seen.lock().arrivals[&id_of(&record)].0.saturating_duration_since(sent)));
-        gossiped += others().filter(|node| node.seen.lock().arrivals[&id_of(&record)].1).count();
+        // A comparison that is under way, since they have just met, may have been a moment faster; gossip brings it all the same.
+        until("by gossip", async || others().all(|node| node.seen.lock().gossiped.contains(&id_of(&record)))).await;
     }
-    // They have just met: a comparison that is under way may bring one a moment earlier.
-    assert!(gossiped >= times.len() * 9 / 10, "{gossiped} of {} came by gossip", times.len());
     times.sort_unstable();
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
     println!("publish to receive, 5 nodes on loopback: median {median:?}, worst {worst:?}");

@@ -27,6 +27,8 @@ pub struct Seen {
     pub records: BTreeMap<RecordId, (Timestamp, Vec<u8>)>,
     /// When each record came, and whether by gossip.
     pub arrivals: BTreeMap<RecordId, (Instant, bool)>,
+    /// Those that gossip brought, first or later.
+    pub gossiped: BTreeSet<RecordId>,
     pub peers: BTreeSet<NodeId>,
     pub misbehaved: Vec<(NodeId, Misbehaviour)>,
     pub synced: usize,
@@ -138,6 +140,9 @@ impl Node {
                         if good {
                             let id = id_of(&bytes);
                             seen.arrivals.entry(id).or_insert((Instant::now(), gossip));
+                            if gossip {
+                                seen.gossiped.insert(id);
+                            }
                             seen.records.entry(id).or_insert((Timestamp::MAX, bytes));
                         }
                     }
